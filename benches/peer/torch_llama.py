@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""The debug Llama of configs/llama3_debug.toml in PyTorch, timed: what `cargo xtask bench` holds the trainer against.
+
+Per step: fresh tokens, forward, cross-entropy, backward, clipping by the global norm, AdamW. Weights and compute in f32 on the CPU.
+Prints one line of JSON with the median step. Needs only torch.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--steps", type=int, default=20)
+parser.add_argument("--warmup", type=int, default=3)
+parser.add_argument("--sequence", type=int, default=256)
+parser.add_argument("--batch", type=int, default=8)
+parser.add_argument("--threads", type=int, default=0)
+parser.add_argument("--compile", action="store_true")
+options = parser.parse_args()
+if options.threads:
+    torch.set_num_threads(options.threads)
+torch.manual_seed(42)
+
+DIM, LAYERS, HEADS, KV_HEADS, FFN, VOCAB = 256, 6, 8, 4, 768, 512
+HEAD_DIM = DIM // HEADS
+
+
+def linear(inputs, outputs):
+    return nn.Linear(inputs, outputs, bias=False)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(DIM, eps=1e-5)
+        self.ffn_norm = nn.RMSNorm(DIM, eps=1e-5)
+        self.wq, self.wo = linear(DIM, DIM), linear(DIM, DIM)
+        self.wk, self.wv = linear(DIM, KV_HEADS * HEAD_DIM), linear(DIM, KV_HEADS * HEAD_DIM)
+        self.w1, self.w2, self.w3 = linear(DIM, FFN), linear(FFN, DIM), linear(DIM, FFN)
+
+    def forward(self, x, cos, sin):
+        h = self.attention_norm(x)
+        q, k, v = (self.heads(w(h)) for w in (self.wq, self.wk, self.wv))
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x = x + self.wo(out.transpose(1, 2).flatten(2))
+        h = self.ffn_norm(x)
+        return x + self.w2(F.silu(self.w1(h)) * self.w3(h))
+
+    @staticmethod
+    def heads(x):
+        return x.unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2)
+
+
+def rotate(x, cos, sin):
+    low, high = x.chunk(2, dim=-1)
+    return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+
+
+class Llama(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.tok_embeddings = nn.Embedding(VOCAB, DIM)
+        self.layers = nn.ModuleList(Block() for _ in range(LAYERS))
+        self.norm = nn.RMSNorm(DIM, eps=1e-5)
+        self.output = linear(DIM, VOCAB)
+        frequencies = 500000.0 ** (-torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+        angles = torch.outer(torch.arange(options.sequence), frequencies)
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+
+    def forward(self, tokens):
+        x = self.tok_embeddings(tokens)
+        for layer in self.layers:
+            x = layer(x, self.cos, self.sin)
+        return self.output(self.norm(x))
+
+
+model = Llama()
+run = torch.compile(model) if options.compile else model
+adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
+seconds = []
+for step in range(options.warmup + options.steps):
+    begin = time.perf_counter()
+    ids = torch.randint(0, VOCAB, (options.batch, options.sequence + 1))
+    loss = F.cross_entropy(run(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    adamw.step()
+    adamw.zero_grad(set_to_none=True)
+    loss.item()
+    if step >= options.warmup:
+        seconds.append(time.perf_counter() - begin)
+median = statistics.median(seconds)
+print(json.dumps({
+    "step_seconds": median,
+    "tokens_per_second": options.batch * options.sequence / median,
+    "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    "torch": torch.__version__,
+    "threads": torch.get_num_threads(),
+}))

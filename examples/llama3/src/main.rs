@@ -1,0 +1,3 @@
+//! A recipe of a user.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `dream-train` program.
+
+fn main() {}

@@ -1,0 +1,37 @@
+//! Checks, benchmarks and generated documentation of dream-train: `cargo xtask check|bench|docs`.
+
+mod bench;
+mod check;
+mod command;
+mod docs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about)]
+enum Task {
+    /// Formatting, lints, tests, documentation and tidiness: what CI runs
+    Check,
+    /// Step times beside a bare loop and beside `PyTorch`
+    Bench(bench::BenchArgs),
+    /// Writes generated documentation
+    Docs,
+}
+
+#[expect(clippy::print_stderr, reason = "a developer tool speaks to its developer")]
+fn main() -> ExitCode {
+    let result = match Task::parse() {
+        Task::Check => check::run(),
+        Task::Bench(args) => bench::run_bench(&args),
+        Task::Docs => docs::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("error: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
