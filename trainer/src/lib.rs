@@ -1,1 +1,12 @@
-//! The framework of dream-train.
+//! The framework of dream-train: meshes, collectives, parallelisms and the training loop.
+//!
+//! Modules stand in reading order; each imports only those above it.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`world`] | who this process or thread is; the only reader of the environment |
+//! | [`mesh`] | ranks and coordinates, placements, shards: arithmetic without tensors |
+
+pub mod world;
+
+pub mod mesh;

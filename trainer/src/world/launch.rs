@@ -1,0 +1,147 @@
+//! Ranks as threads of one process: one named thread per rank, each with its share of the cores.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread;
+
+use super::World;
+
+/// Prefix of the names of rank threads and of their pools' workers: `rank 3`, `rank 3 worker 1`.
+pub const RANK_THREAD_PREFIX: &str = "rank ";
+
+/// Deep module trees recurse in the backward pass; the memory is only reserved, not used.
+const STACK_BYTES: usize = 32 << 20;
+
+/// Describes how a rank failed.
+#[derive(Debug)]
+pub enum Fault<E> {
+    /// The rank returned an error.
+    Error(E),
+    /// The rank panicked.
+    Panic(Panic),
+}
+
+/// Holds what a panicking rank threw, and where.
+pub struct Panic {
+    /// The payload, for a typed look at it.
+    pub payload: Box<dyn Any + Send>,
+    /// File, line and column, if the panic started on the rank's own thread.
+    pub location: Option<String>,
+}
+
+impl Panic {
+    /// Returns the text of the panic and its place.
+    pub fn message(&self) -> String {
+        let text = self.payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| self.payload.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("a panic without text");
+        match &self.location {
+            Some(location) => format!("{text} (at {location})"),
+            None => text.to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Panic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Panic").field(&self.message()).finish()
+    }
+}
+
+/// Holds how each rank ended.
+#[derive(Debug)]
+pub struct Outcomes<T, E> {
+    /// One result per rank, in rank order.
+    pub results: Vec<Result<T, Fault<E>>>,
+    /// The ranks that failed, in the order of time.
+    pub failures: Vec<usize>,
+}
+
+/// Returns the number of compute threads of each of `world_size` ranks on this machine: an equal share of the cores, at least 1.
+pub fn threads_per_rank(world_size: usize) -> usize {
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / world_size.max(1)).max(1)
+}
+
+/// Runs `body` once per rank, each on its own named thread that leads its own pool of [`threads_per_rank`] threads.
+///
+/// Tensor kernels of a rank run in its own pool, so a rank that waits blocks nobody else. `ended` is called on the thread of a
+/// rank as soon as it ended, before any other rank can learn of it, and is where peers are told. Panics are caught and print
+/// nothing. Returns when every rank has ended.
+pub fn run_rank_threads<T, E, F, N>(world_size: usize, body: F, ended: N) -> Outcomes<T, E>
+where
+    T: Send,
+    E: Send,
+    F: Fn(World) -> Result<T, E> + Sync,
+    N: Fn(usize, &Result<T, Fault<E>>) + Sync,
+{
+    install_quiet_hook();
+    let failures = Mutex::new(Vec::new());
+    let run = |rank: usize| {
+        let world = World::thread(rank, world_size);
+        let result = guarded(|| in_own_pool(rank, world_size, || body(world)));
+        if result.is_err() {
+            failures.lock().unwrap_or_else(PoisonError::into_inner).push(rank);
+        }
+        ended(rank, &result);
+        result
+    };
+    let results = thread::scope(|scope| {
+        let run = &run;
+        let spawn = |rank| {
+            thread::Builder::new()
+                .name(format!("{RANK_THREAD_PREFIX}{rank}"))
+                .stack_size(STACK_BYTES)
+                .spawn_scoped(scope, move || run(rank))
+                .expect("the system can start a thread per rank")
+        };
+        let threads: Vec<_> = (0..world_size).map(spawn).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, _>| {
+            thread.join().expect("everything a rank runs is guarded")
+        };
+        threads.into_iter().map(join).collect()
+    });
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Outcomes { results, failures }
+}
+
+/// Runs `body` with the current thread as the first worker of a pool of its own.
+fn in_own_pool<R: Send>(rank: usize, world_size: usize, body: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads_per_rank(world_size))
+        .thread_name(move |worker| format!("{RANK_THREAD_PREFIX}{rank} worker {worker}"))
+        .stack_size(STACK_BYTES)
+        .use_current_thread()
+        .build()
+        .expect("a fresh thread belongs to no pool yet");
+    pool.install(body)
+}
+
+thread_local! {
+    static PANIC_LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+fn guarded<T, E>(body: impl FnOnce() -> Result<T, E>) -> Result<T, Fault<E>> {
+    match panic::catch_unwind(AssertUnwindSafe(body)) {
+        Ok(result) => result.map_err(Fault::Error),
+        Err(payload) => Err(Fault::Panic(Panic { payload, location: PANIC_LOCATION.take() })),
+    }
+}
+
+/// Makes panics of rank threads silent, once per process: the launcher reports them with the rank; others keep the old hook.
+fn install_quiet_hook() {
+    static INSTALLED: Once = Once::new();
+    INSTALLED.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let current = thread::current();
+            if current.name().is_some_and(|name| name.starts_with(RANK_THREAD_PREFIX)) {
+                PANIC_LOCATION.set(info.location().map(ToString::to_string));
+            } else {
+                previous(info);
+            }
+        }));
+    });
+}
