@@ -6,7 +6,10 @@
 //! | --- | --- |
 //! | [`world`] | who this process or thread is; the only reader of the environment |
 //! | [`mesh`] | ranks and coordinates, placements, shards: arithmetic without tensors |
+//! | [`comm`] | process groups and collectives |
 
 pub mod world;
 
 pub mod mesh;
+
+pub mod comm;

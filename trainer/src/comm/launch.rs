@@ -1,0 +1,155 @@
+//! Ranks as threads with a [`Fabric`] between them.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use super::{CommError, CommTimeouts, Fabric, ProcessGroup};
+use crate::world::{Fault, Panic, World, run_rank_threads};
+
+/// Holds what a thread rank knows about itself and its peers.
+#[derive(Debug, Clone)]
+pub struct RankContext {
+    /// Which rank this is.
+    pub world: World,
+    /// The connection to the other ranks.
+    pub fabric: Arc<Fabric>,
+}
+
+impl RankContext {
+    /// Returns the number of this rank.
+    pub fn rank(&self) -> usize {
+        self.world.rank
+    }
+
+    /// Returns the group of all ranks.
+    pub fn world_group(&self) -> ProcessGroup {
+        let group = self.fabric.world_group(self.world.rank);
+        group.expect("a launched rank is a member of its world")
+    }
+}
+
+/// Describes how a rank failed.
+#[derive(Debug)]
+pub enum RankFault<E> {
+    /// It returned an error.
+    Error(E),
+    /// Communication failed where no error could be returned, such as inside a backward pass.
+    Comm(CommError),
+    /// It panicked.
+    Panic(String),
+}
+
+impl<E: Display> Display for RankFault<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Error(error) => error.fmt(f),
+            Self::Comm(error) => error.fmt(f),
+            Self::Panic(message) => write!(f, "panicked: {message}"),
+        }
+    }
+}
+
+/// Describes a run of which at least one rank failed: the first one in full, the others by one line each.
+#[derive(Debug)]
+pub struct RankFailure<E> {
+    /// The rank that failed first.
+    pub rank: usize,
+    /// How.
+    pub fault: Box<RankFault<E>>,
+    /// The other ranks that failed, mostly because of the first, in rank order.
+    pub others: Vec<(usize, String)>,
+}
+
+impl<E: Display> Display for RankFailure<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "rank {} failed: {}", self.rank, self.fault)
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for RankFailure<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // The message above holds the fault's own; what comes next is the cause below it.
+        match &*self.fault {
+            RankFault::Error(error) => error.source(),
+            RankFault::Comm(_) | RankFault::Panic(_) => None,
+        }
+    }
+}
+
+/// Runs `body` on `world_size` thread ranks that share a [`Fabric`], and returns their results in rank order.
+///
+/// The first rank that returns an error or panics makes every pending and later call of the others fail at once, so all ranks
+/// end. A rank that ends well while others still wait for it makes those fail. A panic whose payload is a [`CommError`] counts
+/// as that error.
+///
+/// # Errors
+///
+/// The first failure in the order of time, with the others.
+///
+/// # Examples
+///
+/// ```
+/// use burn::tensor::TensorData;
+/// use dream_trainer::comm::{CommTimeouts, ReduceOp, launch_threads};
+///
+/// let sums = launch_threads(4, CommTimeouts::default(), |ctx| {
+///     let mine = TensorData::from([ctx.rank() as f32]);
+///     ctx.world_group().all_reduce(mine, ReduceOp::Sum)
+/// })?;
+/// assert_eq!(sums, vec![TensorData::from([6.0_f32]); 4]);
+/// # Ok::<(), dream_trainer::comm::RankFailure<dream_trainer::comm::CommError>>(())
+/// ```
+pub fn launch_threads<T, E, F>(
+    world_size: usize,
+    timeouts: CommTimeouts,
+    body: F,
+) -> Result<Vec<T>, RankFailure<E>>
+where
+    T: Send,
+    E: Display + Send,
+    F: Fn(RankContext) -> Result<T, E> + Sync,
+{
+    let fabric = Fabric::new(world_size, timeouts);
+    let run = |world: World| body(RankContext { world, fabric: Arc::clone(&fabric) });
+    let ended = |rank: usize, result: &Result<T, Fault<E>>| match result {
+        Ok(_) => fabric.leave(rank),
+        Err(fault) => fabric.fail(rank, &format!("failed: {}", brief(fault))),
+    };
+    let outcomes = run_rank_threads(world_size, run, ended);
+    let Some(first) = outcomes.failures.first().copied() else {
+        return Ok(outcomes.results.into_iter().filter_map(Result::ok).collect());
+    };
+    let mut others = Vec::new();
+    let mut fault = None;
+    for (rank, result) in outcomes.results.into_iter().enumerate() {
+        match result {
+            Err(failed) if rank == first => fault = Some(typed(failed)),
+            Err(failed) => others.push((rank, brief(&failed))),
+            Ok(_) => {}
+        }
+    }
+    let fault = Box::new(fault.expect("the first failure is one of the results"));
+    Err(RankFailure { rank: first, fault, others })
+}
+
+fn typed<E>(fault: Fault<E>) -> RankFault<E> {
+    match fault {
+        Fault::Error(error) => RankFault::Error(error),
+        Fault::Panic(Panic { payload, location }) => match payload.downcast::<CommError>() {
+            Ok(error) => RankFault::Comm(*error),
+            Err(payload) => RankFault::Panic(Panic { payload, location }.message()),
+        },
+    }
+}
+
+/// Returns the first line of what went wrong.
+fn brief<E: Display>(fault: &Fault<E>) -> String {
+    let text = match fault {
+        Fault::Error(error) => error.to_string(),
+        Fault::Panic(panic) => match panic.payload.downcast_ref::<CommError>() {
+            Some(error) => error.to_string(),
+            None => format!("panicked: {}", panic.message()),
+        },
+    };
+    text.lines().next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,85 @@
+//! [`MeshComm`]: the groups of one rank along the axes of a mesh.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{CommError, Fabric, OpCount, ProcessGroup};
+use crate::mesh::{AxisSet, Coordinate, DeviceMesh};
+
+/// Gives one rank the group of any set of mesh axes.
+///
+/// A group comes into being on first use and without communication, because its members follow from the mesh alone. Messages
+/// call its members by rank and coordinate. Clones share the groups.
+#[derive(Debug, Clone)]
+pub struct MeshComm {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    fabric: Arc<Fabric>,
+    mesh: DeviceMesh,
+    rank: usize,
+    groups: Mutex<BTreeMap<AxisSet, ProcessGroup>>,
+}
+
+impl MeshComm {
+    /// Places `rank` of a fabric on a mesh.
+    ///
+    /// # Errors
+    ///
+    /// [`CommError::Group`] if the mesh has another number of ranks than the fabric, or no such rank.
+    pub fn new(fabric: Arc<Fabric>, mesh: DeviceMesh, rank: usize) -> Result<Self, CommError> {
+        let (ranks, world_size) = (mesh.world_size(), fabric.world_size());
+        if ranks != world_size || rank >= ranks {
+            let problem = format!("rank {rank} of {world_size} has no place on a mesh of {ranks}");
+            return Err(CommError::Group { group: "world".to_owned(), problem });
+        }
+        let groups = Mutex::default();
+        Ok(Self { inner: Arc::new(Inner { fabric, mesh, rank, groups }) })
+    }
+
+    /// Returns the mesh.
+    pub fn mesh(&self) -> &DeviceMesh {
+        &self.inner.mesh
+    }
+
+    /// Returns the global number of this rank.
+    pub fn rank(&self) -> usize {
+        self.inner.rank
+    }
+
+    /// Returns the place of this rank on the mesh.
+    pub fn coordinate(&self) -> Coordinate {
+        self.inner.mesh.coordinate(self.inner.rank)
+    }
+
+    /// Returns the group of the ranks that differ from this one along `axes` only, in mesh order.
+    ///
+    /// # Communication
+    ///
+    /// None.
+    pub fn group(&self, axes: impl Into<AxisSet>) -> ProcessGroup {
+        let axes = axes.into();
+        let mut groups = self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.entry(axes).or_insert_with(|| self.inner.make(axes)).clone()
+    }
+
+    /// Returns what this rank communicated so far, by group and operation.
+    pub fn counters(&self) -> BTreeMap<String, BTreeMap<&'static str, OpCount>> {
+        let groups = self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let used =
+            groups.values().map(|group| (group.name().to_owned(), group.counters().snapshot()));
+        used.filter(|(_, operations)| !operations.is_empty()).collect()
+    }
+}
+
+impl Inner {
+    fn make(&self, axes: AxisSet) -> ProcessGroup {
+        let members = self.mesh.group(self.rank, axes);
+        let label = |rank: &usize| format!("rank {rank} ({})", self.mesh.coordinate(*rank));
+        let labels = members.iter().map(label).collect();
+        let group = self.fabric.group(self.rank, &axes.to_string(), &members, labels);
+        group.expect("a mesh of the fabric's size only names its ranks, each once")
+    }
+}

@@ -1,0 +1,44 @@
+//! Communication between ranks: process groups, the collectives over them, and the backend for ranks that are threads.
+//!
+//! | start here | for |
+//! | --- | --- |
+//! | [`launch_threads`] | ranks as threads of this process, with one [`Fabric`] between them |
+//! | [`MeshComm`] | the [`ProcessGroup`] of a rank along any axes of a mesh |
+//! | [`ProcessGroup`] | the collectives, blocking and as [`Work`] |
+//! | [`Transport`] | the seam behind which other backends fit |
+//! | [`differentiable`] | the collectives with gradients, as tensors |
+//! | [`CHECKS`], [`handshake`] | finding out whether a world works |
+//! | [`CommCounters`] | calls and bytes per operation, for tests and reports |
+//!
+//! Messages are [`TensorData`](burn::tensor::TensorData): host bytes, shape and element type. Collectives take and return them
+//! by value and reuse the buffers, so a tensor that is the only owner of its memory travels without a copy.
+//!
+//! Every call of a group has a sequence number. Members compare operation, shape, element type, reduction and root of each
+//! number; a difference, a rank that failed, left or is late, is an error on all members and never a hang.
+
+mod bandwidth;
+mod call;
+mod checks;
+mod counters;
+pub mod differentiable;
+mod error;
+mod group;
+mod launch;
+mod local;
+mod mesh_comm;
+mod problem;
+mod transport;
+mod work;
+
+pub use bandwidth::{algorithm_bandwidth, bus_factor, nominal_bytes};
+pub use call::{Call, Collective, ReduceOp};
+pub use checks::{CHECKS, Check, CheckError, handshake};
+pub use counters::{CommCounters, OpCount};
+pub use error::{CommError, Side};
+pub use group::{GroupIdentity, ProcessGroup};
+pub use launch::{RankContext, RankFailure, RankFault, launch_threads};
+pub use local::Fabric;
+pub use mesh_comm::MeshComm;
+pub use problem::CallProblem;
+pub use transport::{CommTimeouts, Pending, Transport};
+pub use work::Work;

@@ -1,0 +1,79 @@
+//! [`Work`]: a collective under way.
+
+use std::marker::PhantomData;
+
+use burn::tensor::TensorData;
+
+use super::{CommError, Pending};
+
+/// Stands for a collective that was issued and whose result is still to come.
+///
+/// Operations of a group complete in the order they were issued. A rank that waits carries the operations forward, so ranks that
+/// compute are not disturbed and no operation needs a thread of its own. Dropping the work gives up the result; the peers still
+/// get theirs.
+#[derive(Debug)]
+#[must_use = "the result of a collective is only there after `wait`"]
+pub struct Work<T = TensorData> {
+    state: State,
+    result: PhantomData<fn() -> T>,
+}
+
+#[derive(Debug)]
+enum State {
+    Done(Option<TensorData>),
+    Pending(Box<dyn Pending>),
+}
+
+impl<T: Outcome> Work<T> {
+    pub(crate) fn done(result: Option<TensorData>) -> Self {
+        Self { state: State::Done(result), result: PhantomData }
+    }
+
+    pub(crate) fn pending(pending: Box<dyn Pending>) -> Self {
+        Self { state: State::Pending(pending), result: PhantomData }
+    }
+
+    /// Waits for the end of the operation and returns what this member gets.
+    ///
+    /// # Errors
+    ///
+    /// The group failed, or members did not come in time.
+    pub fn wait(self) -> Result<T, CommError> {
+        let result = match self.state {
+            State::Done(result) => result,
+            State::Pending(pending) => pending.wait()?,
+        };
+        Ok(T::from_result(result))
+    }
+}
+
+/// Converts what a transport returns into what an operation promises.
+pub trait Outcome: sealed::Sealed {
+    /// Converts the result.
+    fn from_result(result: Option<TensorData>) -> Self;
+}
+
+impl Outcome for TensorData {
+    fn from_result(result: Option<TensorData>) -> Self {
+        result.expect("operations typed to return a tensor return one on every member")
+    }
+}
+
+impl Outcome for Option<TensorData> {
+    fn from_result(result: Option<TensorData>) -> Self {
+        result
+    }
+}
+
+impl Outcome for () {
+    fn from_result(_: Option<TensorData>) -> Self {}
+}
+
+mod sealed {
+    use super::TensorData;
+
+    pub trait Sealed {}
+    impl Sealed for TensorData {}
+    impl Sealed for Option<TensorData> {}
+    impl Sealed for () {}
+}
