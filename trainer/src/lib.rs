@@ -7,9 +7,12 @@
 //! | [`world`] | who this process or thread is; the only reader of the environment |
 //! | [`mesh`] | ranks and coordinates, placements, shards: arithmetic without tensors |
 //! | [`comm`] | process groups and collectives |
+//! | [`kernels`] | fused training operations |
 
 pub mod world;
 
 pub mod mesh;
 
 pub mod comm;
+
+pub mod kernels;

@@ -1,0 +1,94 @@
+//! The one place that chooses between reference and kernel.
+
+use std::cell::Cell;
+use std::fmt;
+
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Device};
+
+use super::simd;
+
+thread_local! {
+    static REFERENCE_ONLY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Names an implementation of the operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Implementation {
+    /// Composed of Burn's tensor operations.
+    Reference,
+    /// Flex kernels with 512-bit vectors.
+    FlexAvx512,
+    /// Flex kernels with 256-bit vectors and fused multiply-add.
+    FlexAvx2,
+    /// Flex kernels with the 128-bit vectors of ARM.
+    FlexNeon,
+    /// Flex kernels without vector instructions.
+    FlexScalar,
+}
+
+impl fmt::Display for Implementation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Reference => "reference",
+            Self::FlexAvx512 => "flex-avx512",
+            Self::FlexAvx2 => "flex-avx2",
+            Self::FlexNeon => "flex-neon",
+            Self::FlexScalar => "flex-scalar",
+        })
+    }
+}
+
+/// Says what runs where on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImplementationReport {
+    /// Runs for `f32` tensors on the CPU.
+    pub cpu_f32: Implementation,
+    /// Runs for every other element type and backend.
+    pub other: Implementation,
+    /// Threads of the calling thread's pool.
+    pub threads: usize,
+}
+
+/// Reports which implementation the calling thread uses.
+pub fn implementation() -> ImplementationReport {
+    let cpu_f32 = if REFERENCE_ONLY.get() { Implementation::Reference } else { detected() };
+    ImplementationReport {
+        cpu_f32,
+        other: Implementation::Reference,
+        threads: rayon::current_num_threads(),
+    }
+}
+
+/// Runs `body` with the reference implementation on the calling thread, for comparison and benchmarks.
+///
+/// The choice is made when an operation runs forward; its backward follows that choice wherever it runs.
+pub fn with_reference<T>(body: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            REFERENCE_ONLY.set(self.0);
+        }
+    }
+    let _restore = Restore(REFERENCE_ONLY.replace(true));
+    body()
+}
+
+/// Says whether an operation on these tensors runs its Flex kernel.
+///
+/// Kernels are written for `f32` on the CPU. Every other element type and backend takes the reference by definition.
+pub(crate) fn has_kernel(device: &Device, dtypes: &[DType]) -> bool {
+    !REFERENCE_ONLY.get()
+        && dtypes.iter().all(|dtype| *dtype == DType::F32)
+        && matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+fn detected() -> Implementation {
+    match simd::vector_width() {
+        16 => Implementation::FlexAvx512,
+        8 => Implementation::FlexAvx2,
+        4 => Implementation::FlexNeon,
+        _ => Implementation::FlexScalar,
+    }
+}

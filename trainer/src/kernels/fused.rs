@@ -1,0 +1,206 @@
+//! The seam between a Flex kernel and Burn's autodiff: one extension trait carries every fused operation.
+//!
+//! A [`Kernel`] is plain arithmetic on Flex tensors: forward, what to keep, backward. [`apply1`], [`apply2`] and [`apply3`]
+//! record it as one step of the tape. Inputs that backward reads are kept as checkpoints of their nodes, not as tensors, so
+//! that an input which a memory-bound operation can recompute (a gathered weight) is not held in between.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use burn::backend::autodiff::NodeId;
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::Tensor;
+use burn_flex::FlexTensor;
+
+/// Computes one operation of `N` float inputs and its gradients on Flex tensors of `f32`.
+pub(crate) trait Kernel<const N: usize>: Clone + fmt::Debug + Send + 'static {
+    /// Forward's results that backward needs besides the inputs.
+    type Saved: Clone + fmt::Debug + Send + 'static;
+
+    /// Says which inputs backward reads, given which inputs need gradients.
+    fn reads(&self, needs: [bool; N]) -> [bool; N];
+
+    /// Computes the output; `needs` says which inputs will be asked for gradients.
+    fn forward(&self, inputs: [FlexTensor; N], needs: [bool; N]) -> (FlexTensor, Self::Saved);
+
+    /// Computes the gradients of the inputs that need one.
+    fn backward(
+        &self,
+        inputs: [Option<FlexTensor>; N],
+        saved: Self::Saved,
+        grad: FlexTensor,
+        needs: [bool; N],
+    ) -> [Option<FlexTensor>; N];
+}
+
+/// Runs a kernel on one, two or three float tensors of a backend.
+#[backend_extension(Flex, Autodiff)]
+pub(crate) trait FusedOps: Backend {
+    /// Runs a kernel of one input.
+    fn fused1<K: Kernel<1>>(a: FloatTensor<Self>, kernel: K) -> FloatTensor<Self>;
+    /// Runs a kernel of two inputs.
+    fn fused2<K: Kernel<2>>(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        kernel: K,
+    ) -> FloatTensor<Self>;
+    /// Runs a kernel of three inputs.
+    fn fused3<K: Kernel<3>>(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        kernel: K,
+    ) -> FloatTensor<Self>;
+}
+
+/// Applies a kernel of one input.
+pub(crate) fn apply1<const A: usize, const D: usize>(
+    a: Tensor<A>,
+    kernel: impl Kernel<1>,
+) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as FusedOps>::fused1(a.into_dispatch(), kernel))
+}
+
+/// Applies a kernel of two inputs.
+pub(crate) fn apply2<const A: usize, const B: usize, const D: usize>(
+    a: Tensor<A>,
+    b: Tensor<B>,
+    kernel: impl Kernel<2>,
+) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as FusedOps>::fused2(
+        a.into_dispatch(),
+        b.into_dispatch(),
+        kernel,
+    ))
+}
+
+/// Applies a kernel of three inputs.
+pub(crate) fn apply3<const A: usize, const B: usize, const C: usize, const D: usize>(
+    a: Tensor<A>,
+    b: Tensor<B>,
+    c: Tensor<C>,
+    kernel: impl Kernel<3>,
+) -> Tensor<D> {
+    Tensor::from_dispatch(<Dispatch as FusedOps>::fused3(
+        a.into_dispatch(),
+        b.into_dispatch(),
+        c.into_dispatch(),
+        kernel,
+    ))
+}
+
+impl FusedOps for Flex {
+    fn fused1<K: Kernel<1>>(a: FloatTensor<Self>, kernel: K) -> FloatTensor<Self> {
+        kernel.forward([a], [false]).0
+    }
+
+    fn fused2<K: Kernel<2>>(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        kernel: K,
+    ) -> FloatTensor<Self> {
+        kernel.forward([a, b], [false; 2]).0
+    }
+
+    fn fused3<K: Kernel<3>>(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        kernel: K,
+    ) -> FloatTensor<Self> {
+        kernel.forward([a, b, c], [false; 3]).0
+    }
+}
+
+impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
+    fn fused1<K: Kernel<1>>(a: FloatTensor<Self>, kernel: K) -> FloatTensor<Self> {
+        record::<K, C, 1>([a], kernel)
+    }
+
+    fn fused2<K: Kernel<2>>(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        kernel: K,
+    ) -> FloatTensor<Self> {
+        record::<K, C, 2>([a, b], kernel)
+    }
+
+    fn fused3<K: Kernel<3>>(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        c: FloatTensor<Self>,
+        kernel: K,
+    ) -> FloatTensor<Self> {
+        record::<K, C, 3>([a, b, c], kernel)
+    }
+}
+
+/// The backward step of any kernel.
+struct FusedBackward<K, const N: usize>(PhantomData<fn() -> K>);
+
+impl<K, const N: usize> fmt::Debug for FusedBackward<K, N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(std::any::type_name::<K>())
+    }
+}
+
+#[derive(Debug, Clone)]
+struct FusedState<K, S, const N: usize> {
+    kernel: K,
+    kept: [Option<NodeId>; N],
+    saved: S,
+}
+
+impl<K: Kernel<N>, const N: usize> Backward<Flex, N> for FusedBackward<K, N> {
+    type State = FusedState<K, K::Saved, N>;
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let grad = grads.consume::<Flex>(&ops.node);
+        let FusedState { kernel, kept, saved } = ops.state;
+        let inputs =
+            kept.map(|node| node.map(|node| checkpointer.retrieve_node_output::<FlexTensor>(node)));
+        let needs = ops.parents.each_ref().map(Option::is_some);
+        let results = kernel.backward(inputs, saved, grad, needs);
+        for (parent, result) in ops.parents.into_iter().zip(results) {
+            if let (Some(parent), Some(result)) = (parent, result) {
+                grads.register::<Flex>(parent.id, result);
+            }
+        }
+    }
+}
+
+fn record<K: Kernel<N>, C: CheckpointStrategy, const N: usize>(
+    inputs: [FloatTensor<Autodiff<Flex, C>>; N],
+    kernel: K,
+) -> FloatTensor<Autodiff<Flex, C>> {
+    let needs = inputs.each_ref().map(<FloatTensor<Autodiff<Flex, C>>>::is_tracked);
+    let nodes = inputs.each_ref().map(<FloatTensor<Autodiff<Flex, C>>>::node);
+    let step = FusedBackward::<K, N>(PhantomData);
+    match step.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(mut prep) => {
+            let reads = kernel.reads(needs);
+            let mut kept = [None; N];
+            for (slot, (input, read)) in kept.iter_mut().zip(inputs.iter().zip(reads)) {
+                *slot = read.then(|| prep.checkpoint(input));
+            }
+            let inputs = inputs.map(<FloatTensor<Autodiff<Flex, C>>>::into_primitive);
+            let (output, saved) = kernel.forward(inputs, needs);
+            prep.finish(FusedState { kernel, kept, saved }, output)
+        }
+        OpsKind::UnTracked(prep) => {
+            let inputs = inputs.map(<FloatTensor<Autodiff<Flex, C>>>::into_primitive);
+            let (output, _) = kernel.forward(inputs, needs);
+            prep.finish(output)
+        }
+    }
+}

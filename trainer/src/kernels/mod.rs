@@ -1,0 +1,40 @@
+//! Fused training operations: the arithmetic a training step spends its time in.
+//!
+//! Every operation is a plain function on Burn tensors and knows no mesh. Each has two implementations: a *reference*
+//! composed of tensor operations, which runs and differentiates on every backend, and a *Flex kernel* for `f32` on the CPU
+//! (SIMD with run-time dispatch, rayon, hand-written backward that saves only what it needs). `dispatch` is the one place
+//! that chooses between them: Flex and `f32` take the kernel, everything else takes the reference.
+//!
+//! A kernel uses the threads of the rayon pool it is called in, so a rank that runs inside its own pool keeps to its cores.
+//! Reductions over rows are split by shape, never by who finishes first: results are bitwise repeatable for a thread count.
+#![expect(
+    clippy::inline_always,
+    reason = "a loop is compiled for an instruction set only if it is inlined into the function that enables it"
+)]
+
+mod activation;
+mod attention;
+mod cross_entropy;
+mod dispatch;
+mod embedding;
+mod flex;
+mod fused;
+mod linear;
+mod matmul;
+mod norm;
+mod optimizer;
+mod rope;
+mod simd;
+
+pub use activation::{gelu, swiglu};
+pub use attention::{AttentionOptions, attention, attention_block, attention_block_backward};
+pub use cross_entropy::{
+    IGNORE_INDEX, cross_entropy, linear_cross_entropy, shard_gradients, shard_maxima, shard_sums,
+    tied_linear_cross_entropy,
+};
+pub use dispatch::{Implementation, ImplementationReport, implementation, with_reference};
+pub use embedding::embedding;
+pub use linear::linear;
+pub use norm::{layer_norm, rms_norm};
+pub use optimizer::{AdamHyper, SgdHyper, accumulate, adamw_step, sgd_step, sum_of_squares};
+pub use rope::{RopePositions, RopeTable, rope};

@@ -1,0 +1,8 @@
+//! Normalization over the last dimension: root-mean-square norm and layer norm.
+
+mod layer_norm;
+mod rms_norm;
+mod statistics;
+
+pub use layer_norm::layer_norm;
+pub use rms_norm::rms_norm;

@@ -1,0 +1,13 @@
+//! Optimizer passes over flat parameters: one sweep updates a parameter and its moments.
+//!
+//! All tensors are plain ones, outside autodiff. Inputs are consumed and returned, so that unshared buffers are updated in
+//! place.
+
+mod hyper;
+mod reduce;
+mod reference;
+mod step;
+
+pub use hyper::{AdamHyper, SgdHyper};
+pub use reduce::{accumulate, sum_of_squares};
+pub use step::{adamw_step, sgd_step};

@@ -1,0 +1,9 @@
+//! Fused operations against `f64`: values, gradients, masks, repeatability.
+
+mod attention;
+mod attention_blocks;
+mod dispatch;
+mod harness;
+mod layers;
+mod loss;
+mod optimizer;
