@@ -8,6 +8,9 @@
 //! | [`mesh`] | ranks and coordinates, placements, shards: arithmetic without tensors |
 //! | [`comm`] | process groups and collectives |
 //! | [`kernels`] | fused training operations |
+//! | [`nn`] | layers, initialization that does not depend on the mesh |
+//! | [`tensor_parallel`] | styles, plans, vocab-parallel loss |
+//! | [`fsdp`] | sharded units, activation checkpointing |
 
 pub mod world;
 
@@ -16,3 +19,9 @@ pub mod mesh;
 pub mod comm;
 
 pub mod kernels;
+
+pub mod nn;
+
+pub mod tensor_parallel;
+
+pub mod fsdp;

@@ -1,0 +1,78 @@
+//! The gradients of a unit on their way to the shards.
+
+use std::sync::{Mutex, PoisonError};
+
+use burn::tensor::{DType, Device};
+
+use super::Erased;
+use super::flat::FlatLayout;
+use super::tape::{Place, Sink};
+use crate::comm::{CommError, ProcessGroup, ReduceOp, Work};
+
+/// Gradients of whole parameters that were not reduced yet, by parameter.
+#[derive(Debug, Default)]
+pub(crate) struct Unreduced(Mutex<Vec<Option<Erased>>>);
+
+impl Unreduced {
+    /// Keeps gradients for later.
+    pub(crate) fn add(&self, gradients: Vec<Option<Erased>>) {
+        let sum = self.take_with(gradients);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = sum;
+    }
+
+    /// Takes what was kept, added to `gradients`.
+    pub(crate) fn take_with(&self, gradients: Vec<Option<Erased>>) -> Vec<Option<Erased>> {
+        let mut kept = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.resize(gradients.len(), None);
+        let add = |(kept, new): (Option<Erased>, Option<Erased>)| match (kept, new) {
+            (Some(kept), Some(new)) => Some(kept.add(new)),
+            (kept, new) => kept.or(new),
+        };
+        kept.into_iter().zip(gradients).map(add).collect()
+    }
+}
+
+/// Where the gradient of a shard goes and what type it has.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) place: Place,
+    pub(crate) dtype: DType,
+}
+
+/// A reduction under way.
+pub(crate) struct PendingReduction {
+    work: Work,
+    layout: FlatLayout,
+    rank: usize,
+    targets: Vec<Target>,
+    device: Device,
+}
+
+impl PendingReduction {
+    /// Issues the reduction of whole gradients to shards.
+    ///
+    /// # Communication
+    ///
+    /// One reduce-scatter of the gradients of a unit, summed in `dtype`.
+    pub(crate) fn issue(
+        group: &ProcessGroup,
+        layout: FlatLayout,
+        gradients: &[Erased],
+        targets: Vec<Target>,
+        dtype: DType,
+    ) -> Result<Self, CommError> {
+        let cast: Vec<_> = gradients.iter().map(|gradient| gradient.clone().cast(dtype)).collect();
+        let work = group.issue_reduce_scatter(layout.pack_whole(&cast, dtype), 0, ReduceOp::Sum)?;
+        Ok(Self { work, layout, rank: group.rank(), targets, device: gradients[0].device() })
+    }
+
+    /// Waits and hands out the gradients of the shards.
+    pub(crate) fn finish(self, sink: &mut Sink<'_>) -> Result<(), CommError> {
+        let part = self.work.wait()?;
+        let shards = self.layout.unpack_part(&part, self.rank, &self.device);
+        for (target, gradient) in self.targets.into_iter().zip(shards) {
+            sink(&target.place, gradient.cast(target.dtype));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,140 @@
+//! The gathered parameters of a unit: when they exist, and who still needs them.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use burn::tensor::DType;
+
+use super::flat::FlatLayout;
+use super::{Erased, GatheredBytes};
+use crate::comm::{CommError, ProcessGroup, Work};
+
+/// How long gathered parameters stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Keep {
+    /// Until the end of the unit's forward pass; backward gathers again.
+    Forward,
+    /// Until the end of the unit's backward pass.
+    Backward,
+    /// Until the parameters change.
+    Update,
+}
+
+/// Gathers the parameters of one unit on one rank.
+#[derive(Debug)]
+pub(crate) struct Weights {
+    layout: FlatLayout,
+    group: ProcessGroup,
+    dtype: Option<DType>,
+    /// Whether they stay when no lease is left.
+    keeps: bool,
+    live: Arc<GatheredBytes>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    weights: Gathered,
+    leases: usize,
+}
+
+#[derive(Debug, Default)]
+enum Gathered {
+    #[default]
+    No,
+    Issued(Work),
+    Yes(Vec<Erased>),
+}
+
+/// Keeps gathered parameters in place while it lives.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    weights: Arc<Weights>,
+    tensors: Vec<Erased>,
+}
+
+impl Lease {
+    /// Returns the whole parameters, plain.
+    pub(crate) fn tensors(&self) -> &[Erased] {
+        &self.tensors
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.weights.lock();
+        state.leases -= 1;
+        if state.leases == 0 && !self.weights.keeps {
+            state.weights = Gathered::No;
+        }
+    }
+}
+
+impl Weights {
+    pub(crate) fn new(
+        layout: FlatLayout,
+        group: ProcessGroup,
+        dtype: Option<DType>,
+        keeps: bool,
+        live: Arc<GatheredBytes>,
+    ) -> Self {
+        Self { layout, group, dtype, keeps, live, state: Mutex::default() }
+    }
+
+    /// Makes the same for other values of the parameters.
+    pub(crate) fn renewed(&self) -> Self {
+        let Self { layout, group, dtype, keeps, live, state: _ } = self;
+        Self::new(layout.clone(), group.clone(), *dtype, *keeps, Arc::clone(live))
+    }
+
+    pub(crate) fn layout(&self) -> &FlatLayout {
+        &self.layout
+    }
+
+    pub(crate) fn group(&self) -> &ProcessGroup {
+        &self.group
+    }
+
+    /// Issues the gather if the parameters are not there and not on their way.
+    ///
+    /// # Communication
+    ///
+    /// One all-gather of all parameters of the unit, in the element type of computation.
+    pub(crate) fn issue(&self, shards: &[Erased]) -> Result<(), CommError> {
+        let mut state = self.lock();
+        if matches!(state.weights, Gathered::No) {
+            state.weights = Gathered::Issued(self.gather(shards)?);
+        }
+        Ok(())
+    }
+
+    /// Returns the whole parameters and keeps them until the lease is dropped.
+    pub(crate) fn acquire(self: &Arc<Self>, shards: &[Erased]) -> Result<Lease, CommError> {
+        let mut state = self.lock();
+        let work = match std::mem::take(&mut state.weights) {
+            Gathered::Yes(tensors) => Ok(tensors),
+            Gathered::Issued(work) => Err(work),
+            Gathered::No => Err(self.gather(shards)?),
+        };
+        let tensors = match work {
+            Ok(tensors) => tensors,
+            Err(work) => {
+                let tensors = self.layout.unpack_whole(&work.wait()?, &shards[0].device());
+                self.live.watch(&tensors);
+                tensors
+            }
+        };
+        state.weights = Gathered::Yes(tensors.clone());
+        state.leases += 1;
+        Ok(Lease { weights: Arc::clone(self), tensors })
+    }
+
+    fn gather(&self, shards: &[Erased]) -> Result<Work, CommError> {
+        let dtype = self.dtype.unwrap_or_else(|| shards[0].dtype());
+        let cast: Vec<_> = shards.iter().map(|shard| shard.clone().cast(dtype)).collect();
+        self.group.issue_all_gather(self.layout.pack_part(&cast, dtype), 0)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

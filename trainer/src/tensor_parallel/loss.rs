@@ -1,0 +1,299 @@
+//! Loss parallelism: output projection and cross-entropy over parts of the vocabulary, in three small all-reduces.
+
+use std::fmt;
+use std::ops::Range;
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Shape, Tensor, TensorData};
+
+use crate::comm::differentiable::raise;
+use crate::comm::{ProcessGroup, ReduceOp};
+use crate::kernels::{self, IGNORE_INDEX};
+use crate::mesh::shard_range;
+use crate::nn::HeadTable;
+
+/// Logits held at a time.
+const BLOCK: usize = 1024 * 1024;
+
+/// Fewest tokens of a block: below this, the products lose their speed.
+const FEWEST_TOKENS: usize = 128;
+
+/// Projects hidden states to the logits of the own part of the vocabulary and sums the cross-entropy over the whole of it.
+///
+/// Labels that are [`IGNORE_INDEX`] count neither in the loss nor in any gradient.
+///
+/// # Shapes
+///
+/// `hidden` is `[tokens, h]`, the same on every rank; `weight` holds the columns (or, tied, the rows) of this rank's part of `vocabulary`; `labels` is
+/// `[tokens]`; the result is `[1]`, the same on every rank. The gradient of `hidden` is a term per rank.
+///
+/// # Communication
+///
+/// Three all-reduces of one number per token: the largest logit, the sum of exponentials, the logit of the label. Logits are made for a block of
+/// tokens at a time, and made again for the gradient where there is more than one block.
+///
+/// # References
+///
+/// Megatron-LM, arXiv:1909.08053, section 3, last paragraph on the output embedding.
+pub fn vocab_parallel_cross_entropy(
+    hidden: Tensor<2>,
+    weight: HeadTable,
+    labels: Tensor<1, Int>,
+    vocabulary: usize,
+    group: &ProcessGroup,
+) -> Tensor<1> {
+    let tied = matches!(weight, HeadTable::Embedding(_));
+    let (HeadTable::Projection(stored) | HeadTable::Embedding(stored)) = weight;
+    let tracked = hidden.is_tracked() || stored.is_tracked();
+    let inner = stored.clone().inner();
+    let projection = if tied { inner.transpose() } else { inner };
+    let own = shard_range(vocabulary, group.size(), group.rank());
+    let x = hidden.clone().inner();
+    let head = Head { targets: Targets::new(labels, &own, &x.device()), projection, x };
+    let mut blocks = head.blocks();
+    let statistics = head.statistics(&mut blocks).reduce(group);
+    let loss = statistics.loss(&head.targets);
+    if !tracked {
+        return Tensor::from_data(TensorData::new(vec![loss], [1]), &hidden.device());
+    }
+    let (dx, dw) = head.gradients(blocks, &statistics);
+    let given = Given { loss, dx, dw: if tied { dw.transpose() } else { dw } };
+    Tensor::from_dispatch(<Dispatch as GivenOps>::given(
+        hidden.into_dispatch(),
+        stored.into_dispatch(),
+        given,
+    ))
+}
+
+/// Labels as this rank sees them.
+struct Targets {
+    /// Whether each label counts.
+    valid: Vec<bool>,
+    /// Column of each label in the own part; 0 where it lies elsewhere.
+    columns: Tensor<2, Int>,
+    /// One where the label lies in the own part.
+    here: Tensor<2>,
+    /// One where the label counts.
+    counts: Tensor<2>,
+}
+
+impl Targets {
+    fn new(labels: Tensor<1, Int>, own: &Range<usize>, device: &Device) -> Self {
+        let labels: Vec<i64> = labels.into_data().iter::<i64>().collect();
+        let column = |label: &i64| {
+            usize::try_from(*label)
+                .ok()
+                .filter(|label| own.contains(label))
+                .map(|label| label - own.start)
+        };
+        let local: Vec<Option<usize>> = labels.iter().map(column).collect();
+        let column_of = |values: Vec<f32>| {
+            Tensor::from_data(TensorData::new(values, [labels.len(), 1]), device)
+        };
+        let flag = |set: bool| f32::from(u8::from(set));
+        let columns: Vec<i32> = local.iter().map(|column| column.unwrap_or(0) as i32).collect();
+        let valid: Vec<bool> = labels.iter().map(|label| *label != IGNORE_INDEX).collect();
+        Self {
+            columns: Tensor::from_data(TensorData::new(columns, [labels.len(), 1]), device),
+            here: column_of(local.iter().map(|column| flag(column.is_some())).collect()),
+            counts: column_of(valid.iter().map(|valid| flag(*valid)).collect()),
+            valid,
+        }
+    }
+}
+
+/// One block of tokens; its logits are kept where it is the only one.
+struct TokenBlock {
+    tokens: Range<usize>,
+    logits: Option<Tensor<2>>,
+}
+
+/// Per token: the largest logit, the sum of exponentials above it, the logit of the label.
+struct Statistics {
+    max: Vec<f32>,
+    sum: Vec<f32>,
+    target: Vec<f32>,
+}
+
+impl Statistics {
+    /// Combines the parts of all ranks: three all-reduces.
+    fn reduce(self, group: &ProcessGroup) -> Self {
+        let all_reduce = |values: Vec<f32>, op| {
+            let len = values.len();
+            match group.all_reduce(TensorData::new(values, [len]), op) {
+                Ok(data) => data.iter::<f32>().collect::<Vec<_>>(),
+                Err(error) => raise(error),
+            }
+        };
+        let max = all_reduce(self.max.clone(), ReduceOp::Max);
+        let scaled = self
+            .sum
+            .iter()
+            .zip(self.max.iter().zip(&max))
+            .map(|(sum, (local, max))| sum * (local - max).exp());
+        let sum = all_reduce(scaled.collect(), ReduceOp::Sum);
+        Self { max, sum, target: all_reduce(self.target, ReduceOp::Sum) }
+    }
+
+    fn log_total(&self, token: usize) -> f64 {
+        f64::from(self.max[token]) + f64::from(self.sum[token]).ln()
+    }
+
+    fn loss(&self, targets: &Targets) -> f32 {
+        let counted = targets.valid.iter().enumerate().filter(|(_, valid)| **valid);
+        counted.map(|(token, _)| self.log_total(token) - f64::from(self.target[token])).sum::<f64>()
+            as f32
+    }
+}
+
+/// The own part of the head, outside autodiff.
+struct Head {
+    x: Tensor<2>,
+    /// `[h, own part]`.
+    projection: Tensor<2>,
+    targets: Targets,
+}
+
+impl Head {
+    fn blocks(&self) -> Vec<TokenBlock> {
+        let ([tokens, _], [_, columns]) = (self.x.dims(), self.projection.dims());
+        let size = (BLOCK / columns.max(1)).max(FEWEST_TOKENS);
+        let block =
+            |first: usize| TokenBlock { tokens: first..tokens.min(first + size), logits: None };
+        (0..tokens).step_by(size).map(block).collect()
+    }
+
+    fn rows<const D: usize>(tensor: &Tensor<D>, tokens: &Range<usize>) -> Tensor<D> {
+        tensor.clone().narrow(0, tokens.start, tokens.len())
+    }
+
+    fn logits(&self, tokens: &Range<usize>) -> Tensor<2> {
+        kernels::linear(Self::rows(&self.x, tokens), self.projection.clone(), None)
+    }
+
+    fn statistics(&self, blocks: &mut [TokenBlock]) -> Statistics {
+        let mut all = Statistics { max: Vec::new(), sum: Vec::new(), target: Vec::new() };
+        let only = blocks.len() == 1;
+        for block in blocks {
+            let logits = self.logits(&block.tokens);
+            let max = logits.clone().max_dim(1);
+            let sum = (logits.clone() - max.clone()).exp().sum_dim(1);
+            let columns =
+                self.targets.columns.clone().narrow(0, block.tokens.start, block.tokens.len());
+            let target =
+                logits.clone().gather(1, columns) * Self::rows(&self.targets.here, &block.tokens);
+            for (values, tensor) in
+                [(&mut all.max, max), (&mut all.sum, sum), (&mut all.target, target)]
+            {
+                values.extend(tensor.into_data().iter::<f32>());
+            }
+            block.logits = only.then_some(logits);
+        }
+        all
+    }
+
+    /// Returns the gradients of the hidden states and of the projection, for a loss gradient of one.
+    fn gradients(
+        &self,
+        blocks: Vec<TokenBlock>,
+        statistics: &Statistics,
+    ) -> (Tensor<2>, Tensor<2>) {
+        let tokens = self.x.dims()[0];
+        let totals: Vec<f32> =
+            (0..tokens).map(|token| statistics.log_total(token) as f32).collect();
+        let totals = Tensor::<2>::from_data(TensorData::new(totals, [tokens, 1]), &self.x.device());
+        let (mut dx, mut dw) = (Vec::new(), None);
+        for TokenBlock { tokens, logits } in blocks {
+            let logits = logits.unwrap_or_else(|| self.logits(&tokens));
+            let counts = Self::rows(&self.targets.counts, &tokens);
+            let share = (logits - Self::rows(&totals, &tokens)).exp() * counts;
+            let columns = self.targets.columns.clone().narrow(0, tokens.start, tokens.len());
+            let here = Self::rows(&self.targets.here, &tokens);
+            let gradient = share.scatter(1, columns, here.neg(), IndexingUpdateOp::Add);
+            dx.push(kernels::linear(gradient.clone(), self.projection.clone().transpose(), None));
+            let x = Self::rows(&self.x, &tokens);
+            let term = kernels::linear(x.transpose(), gradient, None);
+            dw = Some(match dw {
+                Some(sum) => sum + term,
+                None => term,
+            });
+        }
+        let dw = dw.unwrap_or_else(|| self.projection.zeros_like());
+        (Tensor::cat(dx, 0), dw)
+    }
+}
+
+/// A loss whose gradients were computed with it.
+#[derive(Clone)]
+struct Given {
+    loss: f32,
+    dx: Tensor<2>,
+    dw: Tensor<2>,
+}
+
+impl fmt::Debug for Given {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Given").field("loss", &self.loss).finish_non_exhaustive()
+    }
+}
+
+/// Records a scalar of two tensors whose gradients are known.
+#[backend_extension(Flex, Autodiff)]
+trait GivenOps: Backend {
+    fn given(x: FloatTensor<Self>, weight: FloatTensor<Self>, given: Given) -> FloatTensor<Self>;
+}
+
+/// Takes a plain tensor to its backend.
+trait Lower: Backend {
+    fn lower<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Self>;
+}
+
+impl Lower for Flex {
+    fn lower<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Self> {
+        tensor
+            .try_into_primitive::<Flex>()
+            .expect("the gradients were computed on the device of the loss")
+    }
+}
+
+impl GivenOps for Flex {
+    fn given(_: FloatTensor<Self>, _: FloatTensor<Self>, given: Given) -> FloatTensor<Self> {
+        burn_flex::FlexTensor::from_data(TensorData::new(vec![given.loss], [1]))
+    }
+}
+
+#[derive(Debug)]
+struct GivenBackward;
+
+impl<B: GivenOps + Lower> Backward<B, 2> for GivenBackward {
+    type State = Given;
+
+    fn backward(self, ops: Ops<Given, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let factor = B::float_reshape(grads.consume::<B>(&ops.node), Shape::from([1, 1]));
+        let Given { dx, dw, .. } = ops.state;
+        for (parent, gradient) in ops.parents.into_iter().zip([dx, dw]) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, B::float_mul(B::lower(gradient), factor.clone()));
+            }
+        }
+    }
+}
+
+impl<B: GivenOps + Lower, C: CheckpointStrategy> GivenOps for Autodiff<B, C> {
+    fn given(x: FloatTensor<Self>, weight: FloatTensor<Self>, given: Given) -> FloatTensor<Self> {
+        match GivenBackward.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish(
+                given.clone(),
+                B::given(x.into_primitive(), weight.into_primitive(), given),
+            ),
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::given(x.into_primitive(), weight.into_primitive(), given))
+            }
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Embedding, head and loss over parts of a vocabulary, against the whole.
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor, TensorData};
+use dream_trainer::comm::ProcessGroup;
+use dream_trainer::kernels::IGNORE_INDEX;
+use dream_trainer::mesh::Placement;
+use dream_trainer::nn::{Embedding, EmbeddingConfig, HeadTable, Linear, LinearConfig, Scope};
+use dream_trainer::tensor_parallel::{
+    ColwiseParallel, Plan, SEQUENCE, TensorParallel, TensorParallelOptions, VocabParallel,
+    vocab_parallel_cross_entropy,
+};
+
+use crate::harness::{
+    Piece, assemble, assert_close, assert_gradients, device, pieces, ranks, read,
+};
+use crate::tolerance::PAIR;
+
+/// Divides by none of the numbers of ranks.
+const VOCABULARY: usize = 23;
+const TOKENS: [usize; 2] = [2, 8];
+
+#[derive(Module, Debug)]
+struct Bigram {
+    table: Embedding,
+    head: Option<Linear>,
+}
+
+impl Bigram {
+    fn new(scope: &Scope, tied: bool) -> Self {
+        let head = || LinearConfig::new(12, VOCABULARY).init(&scope.child("head"));
+        Self {
+            table: EmbeddingConfig::new(VOCABULARY, 12).init(&scope.child("table")),
+            head: (!tied).then(head),
+        }
+    }
+
+    fn loss(&self, ids: Tensor<2, Int>, labels: Tensor<1, Int>) -> Tensor<1> {
+        let hidden = self.table.forward(ids);
+        match &self.head {
+            Some(head) => head.cross_entropy(hidden, labels),
+            None => self.table.cross_entropy(hidden, labels),
+        }
+    }
+
+    fn logits(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let hidden = self.table.forward(ids);
+        self.head
+            .as_ref()
+            .map_or_else(|| self.table.logits(hidden.clone()), |head| head.logits(hidden.clone()))
+    }
+}
+
+fn batch() -> (Tensor<2, Int>, Tensor<1, Int>) {
+    let ids: Vec<i32> = (0..16).map(|i| (i * 7 + 22) % VOCABULARY as i32).collect();
+    // The last id is a label; a few labels are padding.
+    let label =
+        |i: i32| if i % 5 == 3 { IGNORE_INDEX as i32 } else { (i * 11 + 22) % VOCABULARY as i32 };
+    let labels: Vec<i32> = (0..16).map(label).collect();
+    let device = device().inner();
+    (
+        Tensor::from_data(TensorData::new(ids, TOKENS), &device),
+        Tensor::from_data(TensorData::new(labels, [16]), &device),
+    )
+}
+
+fn run(plan: Option<&Plan>, tied: bool, group: &ProcessGroup) -> (f64, Vec<f64>, Vec<Piece>) {
+    let scope = Scope::root(device(), 5);
+    let mut model = Bigram::new(&scope, tied);
+    if let Some(plan) = plan {
+        let tp =
+            TensorParallel::new(scope.clone(), group.clone(), TensorParallelOptions::default());
+        model = tp.parallelize(model, plan).expect("the plan fits");
+    }
+    let (ids, labels) = batch();
+    let loss = model.loss(ids.clone(), labels);
+    let grads = loss.clone().backward();
+    (read(loss)[0], read(model.logits(ids)), pieces(&model, &scope, grads))
+}
+
+#[test]
+fn split_vocabularies_give_the_loss_logits_and_gradients_of_the_whole() {
+    for tied in [false, true] {
+        let (loss, logits, gradients) = ranks(1, |group| run(None, tied, group)).remove(0);
+        let expected = assemble(vec![gradients]);
+        let last_row = &expected["table.weight"][(VOCABULARY - 1) * 12..];
+        assert!(last_row.iter().any(|g| *g != 0.0), "the last id learns");
+        for n in [2, 4, 8] {
+            for between in [Placement::Replicate, SEQUENCE] {
+                for loss_parallel in [false, true] {
+                    let what =
+                        format!("{n} ranks, tied {tied}, {between}, loss parallel {loss_parallel}");
+                    let style = VocabParallel::default()
+                        .with_output(between)
+                        .with_head_input(between)
+                        .with_loss_parallel(loss_parallel);
+                    let plan = Plan::new().style("table", style);
+                    let plan =
+                        if tied { plan } else { plan.style("head", style).flow(["table", "head"]) };
+                    let mut pieces = Vec::new();
+                    for (rank_loss, rank_logits, gradients) in
+                        ranks(n, |group| run(Some(&plan), tied, group))
+                    {
+                        assert_close(&format!("{what}: loss"), &[rank_loss], &[loss], PAIR);
+                        assert_close(&format!("{what}: logits"), &rank_logits, &logits, PAIR);
+                        pieces.push(gradients);
+                    }
+                    assert_gradients(&what, &assemble(pieces), &expected, PAIR);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_known_row_has_the_known_loss_and_gradient() {
+    let results = ranks(2, |group| {
+        // A weight of the identity's columns makes the hidden states the logits.
+        let scale =
+            |row: usize, column: usize| f32::from(u8::from(row == column + 2 * group.rank()));
+        let weight: Vec<f32> = (0..8).map(|i| scale(i / 2, i % 2)).collect();
+        let weight =
+            Tensor::<2>::from_data(TensorData::new(weight, [4, 2]), &device()).require_grad();
+        let rows = [[1.0, 2.0, 3.0, 4.0], [4.0, 3.0, 2.0, 1.0]];
+        let hidden = Tensor::<2>::from_data(rows, &device()).require_grad();
+        let labels = Tensor::from_data([2, IGNORE_INDEX], &device().inner());
+        let calls = group.counters().of("all_reduce");
+        let loss = vocab_parallel_cross_entropy(
+            hidden.clone(),
+            HeadTable::Projection(weight.clone()),
+            labels,
+            4,
+            group,
+        );
+        let used = group.counters().of("all_reduce");
+        let mut grads = loss.clone().backward();
+        let dx = read(hidden.grad_remove(&mut grads).expect("a leaf"));
+        (read(loss), dx, used.calls - calls.calls, used.bytes - calls.bytes)
+    });
+    let parts: [&[f64]; 2] =
+        [&[0.032_058_6, 0.087_144_3, 0.0, 0.0], &[0.0, 0.0, -0.763_117_2, 0.643_914_3]];
+    for ((loss, dx, calls, _), expected) in results.into_iter().zip(parts) {
+        assert_close("loss", &loss, &[1.440_189_7], 1e-6);
+        assert_close("gradient of the row", &dx[..4], expected, 1e-6);
+        assert_eq!(dx[4..], [0.0; 4], "an ignored row has no gradient at all");
+        assert_eq!(calls, 3);
+    }
+}
+
+#[test]
+fn a_vocabulary_too_small_for_its_ranks_is_an_error() {
+    let scope = Scope::root(device(), 5);
+    let model = EmbeddingConfig::new(5, 4).init(&scope.child("table"));
+    let tp = TensorParallel::planned(scope, 4, TensorParallelOptions::default());
+    let error = tp
+        .parallelize(model, &Plan::new().style("table", VocabParallel::default()))
+        .expect_err("rank 3 has none");
+    assert_eq!(
+        error.to_string(),
+        "the vocabulary of `table.weight` has 5 rows, too few to give each of 4 ranks at least one"
+    );
+}
+
+#[test]
+fn a_columnwise_head_has_the_loss_its_output_layout_says() {
+    let dense = ranks(1, |group| run(None, false, group)).remove(0).0;
+    for output in [Placement::Replicate, dream_trainer::tensor_parallel::FEATURES] {
+        let losses = ranks(1, |group| {
+            let plan = Plan::new().style("head", ColwiseParallel::default().with_output(output));
+            run(Some(&plan), false, group).0
+        });
+        assert_close("loss", &losses, &[dense], PAIR);
+    }
+}

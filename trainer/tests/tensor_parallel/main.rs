@@ -1,0 +1,8 @@
+//! Tensor parallelism against the dense model: collectives, layers, losses, plans and what they communicate.
+
+mod collectives;
+mod harness;
+mod layers;
+mod loss;
+mod plans;
+mod tolerance;
