@@ -11,6 +11,7 @@
 //! | [`nn`] | layers, initialization that does not depend on the mesh |
 //! | [`tensor_parallel`] | styles, plans, vocab-parallel loss |
 //! | [`fsdp`] | sharded units, activation checkpointing |
+//! | [`data`] | sources, tokenizers, packing, resumable batches |
 
 pub mod world;
 
@@ -25,3 +26,5 @@ pub mod nn;
 pub mod tensor_parallel;
 
 pub mod fsdp;
+
+pub mod data;

@@ -1,0 +1,190 @@
+//! The batches of one rank, step by step.
+
+use super::{
+    Batch, DataError, Dataset, Fingerprint, IGNORED_LABEL, LastBatch, LoaderOptions, LoaderState,
+    Permutation, packing,
+};
+
+/// Deterministic stream of global batches, of which it builds the part of one data-parallel rank.
+///
+/// A step takes the next `global_batch_size` sequences of the epoch's order. They are split in contiguous blocks over the data-parallel
+/// ranks and each block in contiguous micro-batches, so what a step trains on depends on neither. An epoch follows the other without end.
+#[derive(Debug, Clone)]
+pub struct Loader {
+    dataset: Dataset,
+    options: LoaderOptions,
+    steps_per_epoch: u64,
+    epoch: u64,
+    step_in_epoch: u64,
+    /// Order of the current epoch; none in stream order.
+    order: Option<Permutation>,
+    fingerprint: Fingerprint,
+}
+
+impl Loader {
+    /// Starts at the first step of the first epoch.
+    ///
+    /// # Errors
+    /// The global batch must divide into the ranks and their micro-batches, and an epoch must hold one unless the last batch is padded.
+    pub fn new(dataset: Dataset, options: LoaderOptions) -> Result<Self, DataError> {
+        options.check()?;
+        if options.number_documents && dataset.eos_id().is_none() {
+            return Err(DataError::NoEndOfDocument { key: "document masks" });
+        }
+        let steps_per_epoch = steps_per_epoch(&dataset, &options)?;
+        let fingerprint = dataset.fingerprint();
+        let mut loader = Self {
+            dataset,
+            options,
+            steps_per_epoch,
+            epoch: 0,
+            step_in_epoch: 0,
+            order: None,
+            fingerprint,
+        };
+        loader.draw_order();
+        Ok(loader)
+    }
+
+    /// Returns the optimizer steps of an epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.steps_per_epoch
+    }
+
+    /// Returns the epoch of the next step, from 0, which is the number of finished epochs.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Returns the steps taken in the current epoch.
+    pub fn step_in_epoch(&self) -> u64 {
+        self.step_in_epoch
+    }
+
+    /// Returns the data.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// Returns the options.
+    pub fn options(&self) -> &LoaderOptions {
+        &self.options
+    }
+
+    /// Builds this rank's micro-batches of the next step and goes on, into the next epoch where this one ends.
+    pub fn next_step(&mut self) -> Vec<Batch> {
+        let LoaderOptions { global_batch_size, micro_batch_size, dp_rank, dp_size, .. } =
+            self.options;
+        let local_batch_size = global_batch_size / dp_size;
+        let first =
+            self.step_in_epoch * global_batch_size as u64 + (dp_rank * local_batch_size) as u64;
+        let batches = (0..local_batch_size / micro_batch_size)
+            .map(|i| self.batch(first + (i * micro_batch_size) as u64))
+            .collect();
+        self.advance();
+        batches
+    }
+
+    /// Returns to the first step of the first epoch.
+    pub fn rewind(&mut self) {
+        (self.epoch, self.step_in_epoch) = (0, 0);
+        self.draw_order();
+    }
+
+    /// Returns the position of the next step.
+    pub fn state(&self) -> LoaderState {
+        LoaderState {
+            version: LoaderState::CURRENT_VERSION,
+            epoch: self.epoch,
+            sequences: self.step_in_epoch * self.options.global_batch_size as u64,
+            seed: self.options.seed,
+            shuffle: self.options.shuffle,
+            fingerprint: self.fingerprint,
+        }
+    }
+
+    /// Continues at a saved position: the next step is the one that followed it, on this mesh as on the one that saved it.
+    ///
+    /// # Errors
+    /// The data, the seed and the shuffling must be those of the saved position, which must lie between two global batches.
+    pub fn restore(&mut self, state: &LoaderState) -> Result<(), DataError> {
+        state.check(&self.state())?;
+        let global_batch_size = self.options.global_batch_size;
+        if !state.sequences.is_multiple_of(global_batch_size as u64) {
+            return Err(DataError::PositionInsideBatch {
+                sequences: state.sequences,
+                global_batch_size,
+            });
+        }
+        self.epoch = state.epoch;
+        self.step_in_epoch = state.sequences / global_batch_size as u64;
+        self.wrap();
+        Ok(())
+    }
+
+    fn advance(&mut self) {
+        self.step_in_epoch += 1;
+        self.wrap();
+    }
+
+    /// Begins the next epoch where this one is used up, which with another global batch size a saved position can be.
+    fn wrap(&mut self) {
+        if self.step_in_epoch >= self.steps_per_epoch {
+            self.epoch += 1;
+            self.step_in_epoch = 0;
+        }
+        self.draw_order();
+    }
+
+    fn draw_order(&mut self) {
+        let draw = || Permutation::new(self.dataset.num_sequences(), self.options.seed, self.epoch);
+        self.order = self.options.shuffle.then(draw);
+    }
+
+    /// Builds the micro-batch whose first sequence is at a place of the epoch's order.
+    fn batch(&self, first: u64) -> Batch {
+        let (num_sequences, length) =
+            (self.options.micro_batch_size, self.dataset.sequence_length());
+        let mut tokens = vec![0; num_sequences * length];
+        let mut labels = vec![0; num_sequences * length];
+        let rows = tokens.chunks_exact_mut(length).zip(labels.chunks_exact_mut(length));
+        for ((tokens, labels), place) in rows.zip(first..) {
+            if place < self.dataset.num_sequences() {
+                let index = self.order.map_or(place, |order| order.apply(place));
+                self.dataset.sequence(index, tokens, labels);
+            } else {
+                labels.fill(IGNORED_LABEL);
+            }
+        }
+        let (documents, positions) = self.number_documents(&tokens).unzip();
+        Batch { num_sequences, sequence_length: length, tokens, labels, documents, positions }
+    }
+
+    fn number_documents(&self, tokens: &[i32]) -> Option<(Vec<i32>, Vec<i32>)> {
+        let eos_id = self.dataset.eos_id().filter(|_| self.options.number_documents)? as i32;
+        let length = self.dataset.sequence_length();
+        let mut documents = vec![0; tokens.len()];
+        let mut positions = vec![0; tokens.len()];
+        let rows = tokens
+            .chunks_exact(length)
+            .zip(documents.chunks_exact_mut(length))
+            .zip(positions.chunks_exact_mut(length));
+        for ((tokens, documents), positions) in rows {
+            packing::number_documents(tokens, eos_id, documents, positions);
+        }
+        Some((documents, positions))
+    }
+}
+
+fn steps_per_epoch(dataset: &Dataset, options: &LoaderOptions) -> Result<u64, DataError> {
+    let global_batch_size = options.global_batch_size;
+    let num_sequences = dataset.num_sequences();
+    let steps = match options.last_batch {
+        LastBatch::Drop => num_sequences / global_batch_size as u64,
+        LastBatch::Pad => num_sequences.div_ceil(global_batch_size as u64),
+    };
+    if steps == 0 {
+        return Err(DataError::TooFewSequences { num_sequences, global_batch_size });
+    }
+    Ok(steps)
+}
