@@ -12,6 +12,7 @@
 //! | [`tensor_parallel`] | styles, plans, vocab-parallel loss |
 //! | [`fsdp`] | sharded units, activation checkpointing |
 //! | [`data`] | sources, tokenizers, packing, resumable batches |
+//! | [`optim`] | optimizers, schedules, clipping |
 
 pub mod world;
 
@@ -28,3 +29,5 @@ pub mod tensor_parallel;
 pub mod fsdp;
 
 pub mod data;
+
+pub mod optim;

@@ -1,0 +1,162 @@
+//! An optimizer over named flat parameters.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+
+use super::{Algorithm, OptimError, OptimizerPlan};
+use crate::kernels::{self, AdamHyper, SgdHyper};
+
+/// Updates parameters and keeps their state by path.
+#[derive(Debug)]
+pub struct Optimizer {
+    name: String,
+    plan: OptimizerPlan,
+    num_updates: u64,
+    slots: BTreeMap<String, Slots>,
+}
+
+/// State tensors of one parameter, flat, in the order of [`slot_names`].
+type Slots = Vec<Tensor<1>>;
+
+/// Names under which a checkpoint keeps the state of an algorithm.
+fn slot_names(algorithm: &Algorithm) -> &'static [&'static str] {
+    match algorithm {
+        Algorithm::Adam { .. } => &["exp_avg", "exp_avg_sq"],
+        Algorithm::Sgd { momentum, .. } if *momentum > 0.0 => &["momentum_buffer"],
+        Algorithm::Sgd { .. } => &[],
+    }
+}
+
+impl Optimizer {
+    /// Creates an optimizer without state; state appears with a parameter's first update.
+    pub fn new(name: impl Into<String>, plan: OptimizerPlan) -> Self {
+        Self { name: name.into(), plan, num_updates: 0, slots: BTreeMap::new() }
+    }
+
+    /// Returns the name it was registered under.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns its validated settings.
+    pub fn plan(&self) -> &OptimizerPlan {
+        &self.plan
+    }
+
+    /// Returns how many updates were begun.
+    pub fn num_updates(&self) -> u64 {
+        self.num_updates
+    }
+
+    /// Begins an update; call once before [`Optimizer::update`] is called for each parameter.
+    pub fn begin(&mut self) {
+        self.num_updates += 1;
+    }
+
+    /// Updates one parameter.
+    ///
+    /// `lr` is the scheduled rate before the parameter's own factor; the gradient is multiplied by `grad_scale` first. Buffers are reused where
+    /// nobody else holds them.
+    ///
+    /// # Shapes
+    ///
+    /// `param` and `grad` are the flat parameter (or local shard) and its gradient, both `[n]`.
+    pub fn update(
+        &mut self,
+        path: &str,
+        param: Tensor<1>,
+        grad: Tensor<1>,
+        lr: f64,
+        grad_scale: f64,
+    ) -> Tensor<1> {
+        let settings = self.plan.settings(path);
+        let (lr, weight_decay) = (lr * settings.lr_scale, settings.weight_decay);
+        match self.plan.algorithm {
+            Algorithm::Adam { betas: [beta1, beta2], eps, decoupled } => {
+                let hyper = AdamHyper {
+                    lr,
+                    beta1,
+                    beta2,
+                    eps,
+                    weight_decay,
+                    decoupled,
+                    step: self.num_updates,
+                    grad_scale,
+                };
+                let [exp_avg, exp_avg_sq] = self.take_adam(path, &param);
+                let (param, exp_avg, exp_avg_sq) =
+                    kernels::adamw_step(param, grad, exp_avg, exp_avg_sq, &hyper);
+                self.slots.insert(path.into(), vec![exp_avg, exp_avg_sq]);
+                param
+            }
+            Algorithm::Sgd { momentum, nesterov } => {
+                let hyper =
+                    SgdHyper { lr, momentum, dampening: 0.0, nesterov, weight_decay, grad_scale };
+                let buffer = self.slots.remove(path).and_then(|mut slots| slots.pop());
+                let (param, buffer) = kernels::sgd_step(param, grad, buffer, &hyper);
+                self.slots.insert(path.into(), buffer.into_iter().collect());
+                param
+            }
+        }
+    }
+
+    fn take_adam(&mut self, path: &str, param: &Tensor<1>) -> [Tensor<1>; 2] {
+        self.slots
+            .remove(path)
+            .and_then(|slots| <[Tensor<1>; 2]>::try_from(slots).ok())
+            .unwrap_or_else(|| [param.zeros_like(), param.zeros_like()])
+    }
+
+    /// Lists state as `(slot name, parameter path, tensor)`, ordered by path.
+    pub fn state(&self) -> impl Iterator<Item = (&'static str, &str, &Tensor<1>)> {
+        let names = slot_names(&self.plan.algorithm);
+        self.slots.iter().flat_map(move |(path, slots)| {
+            names.iter().zip(slots).map(move |(name, slot)| (*name, path.as_str(), slot))
+        })
+    }
+
+    /// Takes back the number of updates and, through `read(slot name, path)`, the state of every parameter in `sizes` (path and elements).
+    ///
+    /// # Errors
+    ///
+    /// State of the wrong size; state missing although updates were done.
+    pub fn restore<'a, E: From<OptimError>>(
+        &mut self,
+        num_updates: u64,
+        sizes: impl Iterator<Item = (&'a str, usize)>,
+        mut read: impl FnMut(&str, &str) -> Result<Option<Tensor<1>>, E>,
+    ) -> Result<(), E> {
+        self.num_updates = num_updates;
+        self.slots.clear();
+        let names = slot_names(&self.plan.algorithm);
+        for (path, expected) in sizes {
+            let mut slots = Slots::new();
+            for key in names {
+                let Some(slot) = read(key, path)? else { continue };
+                let found = slot.dims()[0];
+                if found != expected {
+                    return Err(OptimError::StateSize {
+                        key: (*key).into(),
+                        path: path.into(),
+                        found,
+                        expected,
+                    }
+                    .into());
+                }
+                slots.push(slot);
+            }
+            if !slots.is_empty() && slots.len() != names.len() {
+                return Err(OptimError::StateMissing {
+                    key: names[slots.len()].into(),
+                    path: path.into(),
+                }
+                .into());
+            }
+            if !slots.is_empty() {
+                self.slots.insert(path.into(), slots);
+            }
+        }
+        Ok(())
+    }
+}
