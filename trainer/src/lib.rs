@@ -13,6 +13,7 @@
 //! | [`fsdp`] | sharded units, activation checkpointing |
 //! | [`data`] | sources, tokenizers, packing, resumable batches |
 //! | [`optim`] | optimizers, schedules, clipping |
+//! | [`checkpoint`] | sharded checkpoints, Hugging Face directories |
 
 pub mod world;
 
@@ -31,3 +32,5 @@ pub mod fsdp;
 pub mod data;
 
 pub mod optim;
+
+pub mod checkpoint;

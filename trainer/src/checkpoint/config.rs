@@ -1,0 +1,56 @@
+//! The `[checkpoint]` table.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Whether a run starts from its own earlier checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ResumeMode {
+    /// Continues from the newest complete checkpoint of this run if there is one.
+    #[default]
+    Auto,
+    /// Starts afresh; an existing checkpoint of this run is an error, so that nothing is overwritten.
+    Never,
+    /// Continues; having no checkpoint is an error.
+    Must,
+}
+
+/// When state is saved, how much of it is kept, and where a run starts from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Saves checkpoints. Without it nothing is written, also not at the end.
+    pub enable: bool,
+    /// Saves every this many steps; 0 only at the end.
+    pub every_n_steps: u64,
+    /// Complete checkpoints kept, newest first; 0 keeps all.
+    pub keep_latest: usize,
+    /// Saves after the last step.
+    pub save_last: bool,
+    /// Saves when the run is interrupted (Ctrl-C, SIGTERM).
+    pub save_on_interrupt: bool,
+    /// Whether the run starts from its own earlier checkpoints.
+    pub resume: ResumeMode,
+    /// Step to resume from instead of the newest.
+    pub resume_step: Option<u64>,
+    /// Checkpoint folder or Hugging Face folder whose weights alone a fresh run starts from. Ignored, and said so, when the run resumes.
+    pub init_from: Option<PathBuf>,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self {
+            enable: false,
+            every_n_steps: 0,
+            keep_latest: 3,
+            save_last: true,
+            save_on_interrupt: true,
+            resume: ResumeMode::Auto,
+            resume_step: None,
+            init_from: None,
+        }
+    }
+}
