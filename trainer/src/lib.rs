@@ -14,6 +14,8 @@
 //! | [`data`] | sources, tokenizers, packing, resumable batches |
 //! | [`optim`] | optimizers, schedules, clipping |
 //! | [`checkpoint`] | sharded checkpoints, Hugging Face directories |
+//! | [`metrics`] | the numbers a run reports and where they go |
+//! | [`callbacks`] | events of a run and who listens |
 
 pub mod world;
 
@@ -34,3 +36,7 @@ pub mod data;
 pub mod optim;
 
 pub mod checkpoint;
+
+pub mod metrics;
+
+pub mod callbacks;
