@@ -16,6 +16,7 @@
 //! | [`checkpoint`] | sharded checkpoints, Hugging Face directories |
 //! | [`metrics`] | the numbers a run reports and where they go |
 //! | [`callbacks`] | events of a run and who listens |
+//! | [`train`] | setup traits, lifecycle, loop |
 
 pub mod world;
 
@@ -40,3 +41,5 @@ pub mod checkpoint;
 pub mod metrics;
 
 pub mod callbacks;
+
+pub mod train;

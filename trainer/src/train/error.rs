@@ -1,0 +1,182 @@
+//! Why a run cannot be built or cannot go on.
+
+use std::path::PathBuf;
+
+use crate::callbacks::CallbackError;
+use crate::checkpoint::CheckpointError;
+use crate::comm::CommError;
+use crate::data::DataError;
+use crate::optim::OptimError;
+
+/// An error of user code; it is shown with the hook that returned it.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What hooks return.
+pub type Result<T, E = BoxError> = std::result::Result<T, E>;
+
+/// Why a rank ended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A hook of the recipe failed.
+    #[error("`{hook}` failed")]
+    Hook {
+        /// Name of the hook.
+        hook: &'static str,
+        /// What it returned.
+        #[source]
+        source: BoxError,
+    },
+    /// The mesh needs a setup trait that the recipe lacks.
+    #[error(
+        "the mesh {mesh} needs the setup trait `{capability}`, which this recipe does not have"
+    )]
+    MissingCapability {
+        /// Mesh in words.
+        mesh: String,
+        /// Name of the trait.
+        capability: &'static str,
+    },
+    /// A parameter that two optimizers claim.
+    #[error(
+        "parameter `{path}` belongs to the optimizers `{first}` and `{second}`, but each parameter takes exactly one"
+    )]
+    TwoOptimizers {
+        /// Parameter path.
+        path: String,
+        /// First optimizer.
+        first: String,
+        /// Second optimizer.
+        second: String,
+    },
+    /// An optimizer that a step names but the recipe does not list.
+    #[error("there is no optimizer `{name}`; the recipe has {known}")]
+    UnknownOptimizer {
+        /// Name asked for.
+        name: String,
+        /// Names there are.
+        known: String,
+    },
+    /// An optimizer without parameters.
+    #[error("optimizer `{name}` has no trainable parameter below `{prefix}`")]
+    EmptyOptimizer {
+        /// Name of the optimizer.
+        name: String,
+        /// Path prefix of its parameters.
+        prefix: String,
+    },
+    /// A number that is not finite.
+    #[error("{what} is {value} at step {step}, first seen by {place}")]
+    NonFinite {
+        /// Which number.
+        what: &'static str,
+        /// Its value.
+        value: f64,
+        /// Optimizer step, from 1.
+        step: u64,
+        /// Rank and coordinate.
+        place: String,
+    },
+    /// A step in which no label counted.
+    #[error("step {step} has no label that counts, so its loss has no meaning")]
+    NoTargets {
+        /// Optimizer step, from 1.
+        step: u64,
+    },
+    /// A checkpoint tensor that does not fit the model.
+    #[error("checkpoint tensor `{key}` has shape {found:?} but the model needs {expected:?}")]
+    WeightShape {
+        /// Key or parameter path.
+        key: String,
+        /// Shape found.
+        found: Vec<usize>,
+        /// Shape needed.
+        expected: Vec<usize>,
+    },
+    /// A parameter that a source of weights does not have.
+    #[error("{source_name} has no value for the parameter `{path}`")]
+    MissingWeight {
+        /// Parameter path.
+        path: String,
+        /// Source in words.
+        source_name: String,
+    },
+    /// A saved run state this version cannot read.
+    #[error("the saved state of {path} cannot be used")]
+    SavedState {
+        /// Checkpoint folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Resuming was demanded but there is nothing to resume from.
+    #[error("`checkpoint.resume` is `must` but {root} holds no complete checkpoint")]
+    NothingToResume {
+        /// Folder searched.
+        root: PathBuf,
+    },
+    /// A fresh start was demanded over existing checkpoints.
+    #[error(
+        "`checkpoint.resume` is `never` but {root} already holds a checkpoint of step {step}; choose another `run.experiment` or remove it"
+    )]
+    WouldOverwrite {
+        /// Folder searched.
+        root: PathBuf,
+        /// Newest step in it.
+        step: u64,
+    },
+    /// A file or folder that cannot be made.
+    #[error("cannot write {path}")]
+    Output {
+        /// What was to be written.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something failed in the middle of a step.
+    #[error("step {step}, {phase}")]
+    Step {
+        /// Optimizer step, from 1.
+        step: u64,
+        /// What was being done.
+        phase: &'static str,
+        /// What failed.
+        #[source]
+        source: Box<TrainError>,
+    },
+    /// Ranks could not communicate.
+    #[error(transparent)]
+    Comm(#[from] CommError),
+    /// Data could not be read.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// An optimizer or schedule is wrong.
+    #[error(transparent)]
+    Optim(#[from] OptimError),
+    /// A checkpoint could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A callback failed.
+    #[error(transparent)]
+    Callback(#[from] CallbackError),
+}
+
+impl TrainError {
+    /// Wraps what a hook returned, keeping one of our own errors as it is.
+    pub(crate) fn hook(hook: &'static str, error: BoxError) -> Self {
+        match error.downcast::<Self>() {
+            Ok(own) => *own,
+            Err(source) => Self::Hook { hook, source },
+        }
+    }
+
+    /// Returns the error at the bottom of [`TrainError::Step`].
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Step { source, .. } => source.root(),
+            other => other,
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The loop: steps, validations, checkpoints, and every way a run ends.
+
+use std::time::Instant;
+
+use burn::module::Module;
+
+use super::rank::{Rank, hook};
+use super::step::{Outcome, nonfinite, scalar};
+use super::{Interrupt, NonFinitePolicy, RunOutcome, StepContext, TrainError, TrainingStep};
+use crate::callbacks::{Interruption, MergedRequests};
+use crate::comm::ReduceOp;
+use crate::mesh::AxisSet;
+use crate::metrics::{StepInfo, ValidationInfo};
+use crate::train::Batch;
+
+use super::save;
+
+/// Why the loop was left before its last step.
+type Early = Option<Interruption>;
+
+impl<S: TrainingStep> Rank<'_, S> {
+    /// Trains to the last step, or until the run is asked to end.
+    pub(crate) fn fit(mut self, interrupt: &Interrupt) -> Result<RunOutcome, TrainError> {
+        let mut last = None;
+        let ended = self.run_steps(interrupt, &mut last);
+        match &ended {
+            Ok(None) => self.callbacks.post_fit(&self.run)?,
+            Ok(Some(why)) => self.callbacks.on_interrupt(&self.run, why)?,
+            Err(error) => {
+                let why = Interruption::Failed(error.to_string());
+                if let Err(second) = self.callbacks.on_interrupt(&self.run, &why) {
+                    tracing::warn!(error = %second, "a callback failed while the run was ending");
+                }
+            }
+        }
+        Ok(RunOutcome {
+            interrupted: ended?.is_some(),
+            step: self.progress.step,
+            loss: last,
+            skipped_steps: self.progress.skipped_steps,
+            directory: self.run.directory,
+        })
+    }
+
+    fn run_steps(
+        &mut self,
+        interrupt: &Interrupt,
+        last: &mut Option<f64>,
+    ) -> Result<Early, TrainError> {
+        let training = &self.plan.training;
+        self.callbacks.pre_fit(&self.run)?;
+        if training.num_sanity_val_steps > 0 {
+            self.validate(true, training.num_sanity_val_steps)?;
+        }
+        let steps_per_epoch = self.streams.train.steps_per_epoch();
+        while self.progress.step < self.run.num_steps {
+            let epoch = self.progress.step / steps_per_epoch;
+            if self.progress.step.is_multiple_of(steps_per_epoch) {
+                self.callbacks.pre_epoch(&self.run, epoch)?;
+            }
+            let step = self.progress.step + 1;
+            let info = self.train_step(epoch).map_err(|error| in_step(step, "training", error))?;
+            *last = Some(info.loss);
+            let requests = self.callbacks.post_train_step(&self.run, &info)?;
+            let (requests, interrupted) = self.agree(requests, interrupt.is_requested())?;
+            let why = if interrupted {
+                Some(Interruption::Signal)
+            } else {
+                self.callbacks.interruption(&requests)
+            };
+            self.after_step(requests, why.is_some())
+                .map_err(|error| in_step(step, "after the update", error))?;
+            if step.is_multiple_of(steps_per_epoch) {
+                self.callbacks.post_epoch(&self.run, epoch)?;
+            }
+            if why.is_some() && step < self.run.num_steps {
+                return Ok(why);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the maximum over ranks of what each wants, so that all do the same.
+    fn agree(
+        &self,
+        requests: MergedRequests,
+        interrupted: bool,
+    ) -> Result<(MergedRequests, bool), TrainError> {
+        let [save, validate, stop] = requests.to_codes();
+        let mut codes =
+            [save as f64, validate as f64, stop as f64, f64::from(u8::from(interrupted))];
+        self.comm.group(AxisSet::WORLD).all_reduce_scalars(&mut codes, ReduceOp::Max)?;
+        let [save, validate, stop, interrupted] = codes;
+        Ok((
+            MergedRequests::from_codes([save as i64, validate as i64, stop as i64]),
+            interrupted > 0.0,
+        ))
+    }
+
+    fn after_step(&mut self, requests: MergedRequests, ending: bool) -> Result<(), TrainError> {
+        let (training, checkpoint) = (&self.plan.training, &self.plan.checkpoint);
+        let step = self.progress.step;
+        let is_last = step == self.run.num_steps;
+        let every = |n: u64| n > 0 && step.is_multiple_of(n);
+        if every(training.val_every_n_steps) || requests.validate {
+            self.validate(false, training.val_steps)?;
+        }
+        let due = every(checkpoint.every_n_steps)
+            || requests.save
+            || (is_last && checkpoint.save_last)
+            || (ending && !is_last && checkpoint.save_on_interrupt);
+        if checkpoint.enable && due { self.save() } else { Ok(()) }
+    }
+
+    fn train_step(&mut self, epoch: u64) -> Result<StepInfo, TrainError> {
+        let begin = Instant::now();
+        let step = self.progress.step + 1;
+        self.callbacks.pre_train_step(&self.run, step)?;
+        let batches = hook("read data", self.streams.train.next_step())?;
+        let data_seconds = begin.elapsed().as_secs_f64();
+
+        let group = self.comm.group(AxisSet::LOSS);
+        let mut targets = [batches.iter().map(Batch::num_targets).sum::<usize>() as f64];
+        group.all_reduce_scalars(&mut targets, ReduceOp::Sum)?;
+        let num_targets = targets[0] as u64;
+        if num_targets == 0 {
+            return Err(TrainError::NoTargets { step });
+        }
+        let lr_factor = self.schedule.factor(self.progress.step);
+        let mut ctx = StepContext {
+            step,
+            lr_factor,
+            num_targets,
+            max_grad_norm: self.plan.training.max_grad_norm,
+            on_nonfinite: self.plan.training.on_nonfinite,
+            comm: &self.comm,
+            replicate: &self.replicate,
+            optimizers: &mut self.optimizers,
+            callbacks: &mut self.callbacks,
+            run: &self.run,
+            device: &self.device,
+            gradients: std::collections::BTreeMap::new(),
+            loss: None,
+            outcome: Outcome::default(),
+        };
+        let model = self.model.take().expect("a step gives the model back");
+        self.model = Some(hook(
+            "training_step",
+            self.trainer.setup.training_step(model, batches, &mut ctx),
+        )?);
+        let (local, outcome) = (ctx.loss.as_ref().map_or(0.0, scalar), ctx.outcome);
+
+        let mut sum = [local];
+        group.all_reduce_scalars(&mut sum, ReduceOp::Sum)?;
+        let loss = sum[0] / num_targets as f64;
+        if !loss.is_finite() && self.plan.training.on_nonfinite == NonFinitePolicy::Stop {
+            return Err(nonfinite(&self.comm, step, "the loss", loss, !local.is_finite())?);
+        }
+        self.progress.step = step;
+        self.progress.total_tokens += num_targets;
+        self.progress.skipped_steps += u64::from(outcome.skipped);
+        let step_seconds = begin.elapsed().as_secs_f64();
+        Ok(StepInfo {
+            step,
+            epoch,
+            loss,
+            grad_norm: outcome.squared_norm.sqrt(),
+            lr: self.plan.optimizer.lr * lr_factor,
+            tokens: num_targets,
+            total_tokens: self.progress.total_tokens,
+            step_seconds,
+            data_seconds,
+            tokens_per_second: num_targets as f64 / step_seconds,
+            skipped: outcome.skipped,
+            extra: outcome.extra,
+        })
+    }
+
+    /// Runs up to `max_steps` global validation batches, 0 for all, and tells the callbacks the mean over all their targets.
+    fn validate(&mut self, sanity: bool, max_steps: u64) -> Result<(), TrainError> {
+        let Some(stream) = &mut self.streams.validation else { return Ok(()) };
+        let begin = Instant::now();
+        self.callbacks.pre_validation(&self.run, sanity)?;
+        let model = self.model.as_ref().expect("a step gives the model back").valid();
+        hook("rewind validation data", stream.rewind())?;
+        let total = if max_steps == 0 {
+            stream.steps_per_epoch()
+        } else {
+            max_steps.min(stream.steps_per_epoch())
+        };
+        let mut sums = [0.0, 0.0];
+        for index in 0..total {
+            for batch in hook("read validation data", stream.next_step())? {
+                let loss =
+                    hook("validation_step", self.trainer.setup.validation_step(&model, &batch))?;
+                sums[0] += scalar(&loss.into_sum());
+                sums[1] += batch.num_targets() as f64;
+            }
+            self.callbacks.post_validation_step(&self.run, index, total)?;
+        }
+        self.comm.group(AxisSet::LOSS).all_reduce_scalars(&mut sums, ReduceOp::Sum)?;
+        let info = ValidationInfo {
+            step: self.progress.step,
+            sanity,
+            loss: sums[0] / sums[1],
+            tokens: sums[1] as u64,
+            seconds: begin.elapsed().as_secs_f64(),
+        };
+        self.callbacks.post_validation(&self.run, &info)?;
+        Ok(())
+    }
+
+    /// Writes a checkpoint of this step. Replicated state is written by one rank while the others wait.
+    fn save(&mut self) -> Result<(), TrainError> {
+        let step = self.progress.step;
+        if self.store.contains(step) {
+            return Ok(());
+        }
+        if self.comm.rank() == 0 {
+            let shards = save::snapshot(
+                self.model.as_ref().expect("a step gives the model back"),
+                &self.optimizers,
+            );
+            let path = save::write(self.store.begin(step)?, 0, shards, self.run_state()?)?;
+            self.store.retain(self.plan.checkpoint.keep_latest, step)?;
+            self.callbacks.post_checkpoint(&self.run, step, &path)?;
+        }
+        self.comm.group(AxisSet::WORLD).barrier()?;
+        Ok(())
+    }
+}
+
+fn in_step(step: u64, phase: &'static str, source: TrainError) -> TrainError {
+    TrainError::Step { step, phase, source: Box::new(source) }
+}

@@ -1,0 +1,30 @@
+//! The training loop and the traits it is composed of.
+//!
+//! A user implements [`ModelSetup`] and [`TrainingStep`], and one `Apply*` trait per parallelism; a [`Trainer`] composes them. `rank.rs` spells the
+//! lifecycle in order, `fit.rs` the loop.
+
+mod batch;
+mod config;
+mod error;
+mod fit;
+mod interrupt;
+mod plan;
+mod rank;
+mod replicate;
+mod save;
+mod setup;
+mod step;
+mod trainer;
+
+pub use batch::{Batch, BatchStream, DataContext, Streams, TokenBatch};
+pub use config::{NonFinitePolicy, RunConfig, TrainingParameters};
+pub use error::{BoxError, Result, TrainError};
+pub use interrupt::Interrupt;
+pub use plan::{RunLength, RunPlan, TrainingPlan};
+pub use replicate::Replicate;
+pub use setup::{
+    ApplyReplicate, Loss, MAIN, ModelSetup, OptimizerScope, SetupContext, TrainingStep,
+    WeightSource,
+};
+pub use step::StepContext;
+pub use trainer::{RunOutcome, Trainer};

@@ -1,0 +1,292 @@
+//! Building a rank: the lifecycle of a run, in order.
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use serde_json::json;
+
+use super::batch::SharedData;
+use super::save::{self, CheckpointWeights, Progress};
+use super::step::{Owned, is_below};
+use super::{
+    Batch, DataContext, Replicate, RunLength, RunPlan, SetupContext, Streams, TrainError, Trainer,
+    TrainingStep, WeightSource,
+};
+use crate::callbacks::{BatchShape, CallbackSet, ParameterRow, RunView, SetupReport};
+use crate::checkpoint::hf::HfDirectory;
+use crate::checkpoint::{Check, Checkpoint, CheckpointStore, ResumeMode};
+use crate::comm::{MeshComm, RankContext};
+use crate::mesh::AxisSet;
+use crate::nn::{self, Scope};
+use crate::optim::{LrSchedule, Optimizer};
+
+/// Everything one rank holds during a run.
+pub(crate) struct Rank<'a, S: TrainingStep> {
+    pub(crate) trainer: &'a Trainer<S>,
+    pub(crate) plan: &'a RunPlan,
+    pub(crate) comm: MeshComm,
+    pub(crate) device: Device,
+    pub(crate) model: Option<S::Model>,
+    pub(crate) replicate: Replicate,
+    pub(crate) optimizers: Vec<Owned>,
+    pub(crate) schedule: LrSchedule,
+    pub(crate) streams: Streams<S::Batch>,
+    pub(crate) callbacks: CallbackSet,
+    pub(crate) run: RunView,
+    pub(crate) store: CheckpointStore,
+    pub(crate) progress: Progress,
+}
+
+impl<'a, S: TrainingStep> Rank<'a, S> {
+    /// Builds a rank up to its first step.
+    ///
+    /// The order is: launch, configure the model without values, apply parallelisms, choose where weights come from, make only the local values, build optimizers,
+    /// data and schedule, resume. It is the same on every rank, and it is the whole lifecycle: nothing is built elsewhere.
+    pub(crate) fn launch(
+        trainer: &'a Trainer<S>,
+        config: &S::Config,
+        plan: &'a RunPlan,
+        data: &SharedData,
+        world: &RankContext,
+        mut callbacks: CallbackSet,
+    ) -> Result<Self, TrainError> {
+        let comm = MeshComm::new(world.fabric.clone(), plan.mesh, world.rank())?;
+        let device = Device::flex();
+        let mut run = view(plan, world.rank());
+        callbacks.pre_launch(&run)?;
+
+        callbacks.pre_configure(&run)?;
+        let scope = Scope::root(device.clone().autodiff(), plan.run.seed);
+        let sequence_length = plan.training.sequence_length;
+        let ctx = SetupContext { scope, mesh: plan.mesh, rank: world.rank(), sequence_length };
+        let model = hook("configure_model", trainer.setup.configure_model(config, &ctx))?;
+        callbacks.post_configure(&run)?;
+
+        callbacks.pre_setup(&run)?;
+        let mut replicate = Replicate::new(comm.group(AxisSet::LOSS));
+        let model = match trainer.replicate {
+            Some(apply) if replicate.size() > 1 => {
+                hook("apply_replicate", apply(&trainer.setup, model, &mut replicate))?
+            }
+            _ => model,
+        };
+
+        let store = CheckpointStore::new(run.directory.join("checkpoints"));
+        let resumed = find_checkpoint(plan, &store, &comm)?.map(Arc::new);
+        let model = match &resumed {
+            Some(checkpoint) => {
+                save::load_weights(model, &CheckpointWeights(Arc::clone(checkpoint)))?
+            }
+            None => initial_weights(&trainer.setup, config, plan, model)?,
+        };
+        let model = nn::map_values(model, |_, value| Ok::<_, TrainError>(value))?;
+
+        let mut optimizers = build_optimizers(&trainer.setup, plan, &model)?;
+        let dp_rank = plan.mesh.axis_rank(world.rank(), AxisSet::DP);
+        let vocab_size = trainer.setup.vocab_size(config);
+        let ctx = DataContext { plan, device: device.clone(), dp_rank, vocab_size, shared: data };
+        let mut streams = hook("open data", S::Batch::open(&ctx))?;
+        run.num_steps = match plan.training.length {
+            RunLength::Steps(steps) => steps,
+            RunLength::Epochs(epochs) => epochs * streams.train.steps_per_epoch(),
+        };
+        let schedule = plan.lr_scheduler.resolve(run.num_steps)?;
+
+        let mut progress = Progress::default();
+        if let Some(checkpoint) = &resumed {
+            let saved = save::saved_state(checkpoint)?;
+            save::restore_optimizers(checkpoint, &saved, &model, &mut optimizers, &device)?;
+            hook("restore data", streams.train.restore(saved.data))?;
+            callbacks.load_state(saved.callbacks)?;
+            progress = saved.progress;
+        }
+        run.start_step = progress.step;
+        let report = report(&trainer.setup, config, plan, &model, &streams, &optimizers);
+        callbacks.post_setup(&run, &report)?;
+        let model = Some(model);
+        Ok(Self {
+            trainer,
+            plan,
+            comm,
+            device,
+            model,
+            replicate,
+            optimizers,
+            schedule,
+            streams,
+            callbacks,
+            run,
+            store,
+            progress,
+        })
+    }
+}
+
+/// Adds the name of a hook to its error.
+pub(crate) fn hook<T>(name: &'static str, result: super::Result<T>) -> Result<T, TrainError> {
+    result.map_err(|error| TrainError::hook(name, error))
+}
+
+fn view(plan: &RunPlan, rank: usize) -> RunView {
+    let run = &plan.run;
+    RunView {
+        directory: run.directory(),
+        name: format!("{}/{}/{}", run.project, run.group, run.experiment),
+        rank,
+        mesh: plan.mesh,
+        num_steps: match plan.training.length {
+            RunLength::Steps(steps) => steps,
+            // Known once the data is open.
+            RunLength::Epochs(_) => 0,
+        },
+        start_step: 0,
+        tokens_per_step: plan.tokens_per_step(),
+        config: plan.config_text.clone(),
+    }
+}
+
+/// Finds the checkpoint to continue from. Ranks agree on it because rank 0's barrier comes after every rank has looked.
+fn find_checkpoint(
+    plan: &RunPlan,
+    store: &CheckpointStore,
+    comm: &MeshComm,
+) -> Result<Option<Checkpoint>, TrainError> {
+    let config = &plan.checkpoint;
+    if !config.enable {
+        return Ok(None);
+    }
+    if comm.rank() == 0 {
+        store.check_writable()?;
+    }
+    comm.group(AxisSet::WORLD).barrier()?;
+    let found = match config.resume_step {
+        Some(step) => Some(store.open(step)?),
+        None => {
+            let scan = store.scan(Check::Files)?;
+            for skipped in scan.skipped.iter().filter(|_| comm.rank() == 0) {
+                tracing::warn!(path = %skipped.path.display(), reason = %skipped.reason, "passed over a checkpoint that cannot be used");
+            }
+            scan.newest
+        }
+    };
+    match (config.resume, found) {
+        (ResumeMode::Never, Some(checkpoint)) => {
+            Err(TrainError::WouldOverwrite { root: store.root().into(), step: checkpoint.step() })
+        }
+        (ResumeMode::Must, None) => Err(TrainError::NothingToResume { root: store.root().into() }),
+        (_, found) => Ok(found),
+    }
+}
+
+/// Loads first weights from where the configuration says, or leaves them to be made from the seed.
+fn initial_weights<S: TrainingStep>(
+    setup: &S,
+    config: &S::Config,
+    plan: &RunPlan,
+    model: S::Model,
+) -> Result<S::Model, TrainError> {
+    let Some(path) = plan.checkpoint.init_from.clone().or_else(|| setup.hugging_face_dir(config))
+    else {
+        return Ok(model);
+    };
+    let source: Box<dyn WeightSource> = if save::is_checkpoint(&path) {
+        Box::new(CheckpointWeights(Arc::new(Checkpoint::open(&path)?)))
+    } else {
+        let directory = HfDirectory::open(&path)
+            .map_err(|error| TrainError::hook("open weights", error.into()))?;
+        hook("hugging_face_weights", setup.hugging_face_weights(config, directory))?
+    };
+    tracing::info!(source = source.describe(), "loading weights");
+    save::load_weights(model, source.as_ref())
+}
+
+fn build_optimizers<S: TrainingStep>(
+    setup: &S,
+    plan: &RunPlan,
+    model: &S::Model,
+) -> Result<Vec<Owned>, TrainError> {
+    let entries = nn::parameters(model);
+    let trainable =
+        || entries.iter().filter(|entry| entry.trainable).map(|entry| entry.path.as_str());
+    plan.optimizer.check_paths(trainable())?;
+    let scopes = setup.optimizers();
+    for path in trainable() {
+        let mut owners = scopes
+            .iter()
+            .filter(|scope| is_below(path, &scope.prefix))
+            .map(|scope| scope.name.clone());
+        if let (Some(first), Some(second)) = (owners.next(), owners.next()) {
+            return Err(TrainError::TwoOptimizers { path: path.into(), first, second });
+        }
+    }
+    let build = |scope: &super::OptimizerScope| {
+        if !trainable().any(|path| is_below(path, &scope.prefix)) {
+            return Err(TrainError::EmptyOptimizer {
+                name: scope.name.clone(),
+                prefix: scope.prefix.clone(),
+            });
+        }
+        let optimizer = Optimizer::new(&scope.name, plan.optimizer.clone());
+        Ok(Owned { optimizer, prefix: scope.prefix.clone() })
+    };
+    scopes.iter().map(build).collect()
+}
+
+fn report<S: TrainingStep>(
+    setup: &S,
+    config: &S::Config,
+    plan: &RunPlan,
+    model: &S::Model,
+    streams: &Streams<S::Batch>,
+    optimizers: &[Owned],
+) -> SetupReport {
+    let row = |entry: nn::ParameterEntry| ParameterRow {
+        path: entry.path,
+        shape: entry.shape,
+        trainable: entry.trainable,
+        element_bytes: size_of::<f32>(),
+    };
+    let training = &plan.training;
+    SetupReport {
+        model: plan.model.clone(),
+        parameters: nn::parameters(model).into_iter().map(row).collect(),
+        batch: BatchShape {
+            global_batch_size: training.global_batch_size,
+            micro_batch_size: training.micro_batch_size,
+            gradient_accumulation_steps: training.gradient_accumulation_steps,
+            sequence_length: training.sequence_length,
+        },
+        train_data: streams.train.describe(),
+        validation_data: streams.validation.as_ref().map(|stream| stream.describe()),
+        optimizers: optimizers
+            .iter()
+            .map(|owned| {
+                format!("{}: {}", owned.optimizer.name(), owned.optimizer.plan().describe())
+            })
+            .collect(),
+        flops_per_token: setup.flops_per_token(config, training.sequence_length),
+    }
+}
+
+impl<S: TrainingStep> Rank<'_, S> {
+    /// Returns what the manifest keeps besides tensors.
+    pub(crate) fn run_state(&self) -> Result<crate::checkpoint::RunState, TrainError> {
+        let saved = save::SavedState {
+            progress: self.progress.clone(),
+            data: hook("save data position", self.streams.train.state())?,
+            optimizers: self
+                .optimizers
+                .iter()
+                .map(|owned| (owned.optimizer.name().into(), owned.optimizer.num_updates()))
+                .collect(),
+            callbacks: self.callbacks.state(),
+        };
+        let value =
+            |error| TrainError::SavedState { path: self.store.root().into(), source: error };
+        Ok(crate::checkpoint::RunState {
+            mesh: serde_json::to_value(self.plan.mesh).map_err(value)?,
+            config: json!(self.plan.config_text),
+            state: serde_json::to_value(saved).map_err(value)?,
+        })
+    }
+}

@@ -1,0 +1,214 @@
+//! The traits a user implements: what the model is, how it is parallelized and what a step does.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Batch, Replicate, Result, RunPlan, StepContext};
+use crate::checkpoint::hf::HfDirectory;
+use crate::mesh::DeviceMesh;
+use crate::nn::{ParameterEntry, Scope};
+
+/// What [`ModelSetup::configure_model`] builds with: the root [`Scope`], and where this rank stands.
+#[derive(Debug, Clone)]
+pub struct SetupContext {
+    /// Root of the model: device, seed and paths.
+    pub scope: Scope,
+    /// Mesh of the run.
+    pub mesh: DeviceMesh,
+    /// Global rank.
+    pub rank: usize,
+    /// Tokens per sequence.
+    pub sequence_length: usize,
+}
+
+impl Deref for SetupContext {
+    type Target = Scope;
+
+    fn deref(&self) -> &Scope {
+        &self.scope
+    }
+}
+
+/// Selects the parameters of one optimizer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OptimizerScope {
+    /// Name by which a step asks for it.
+    pub name: String,
+    /// Dotted path below which the parameters lie; empty for all.
+    pub prefix: String,
+}
+
+/// Name of the only optimizer of a recipe that does not list its own.
+pub const MAIN: &str = "main";
+
+/// Weights by parameter path, from a checkpoint or another framework's files.
+pub trait WeightSource: Send {
+    /// Returns row-major data of the entry's shape, or nothing when the source does not have it.
+    fn read(&self, entry: &ParameterEntry) -> Result<Option<TensorData>>;
+
+    /// Describes the source in one line.
+    fn describe(&self) -> String;
+}
+
+/// Says what the model is.
+pub trait ModelSetup: Send + Sync + 'static {
+    /// The `[model]` table without its `name`.
+    type Config: DeserializeOwned + Serialize + JsonSchema + Clone + Send + Sync + 'static;
+    /// The model, or a struct of several models.
+    type Model: Module + 'static;
+
+    /// Builds the model. Parameters hold no values yet: they are made later, and only what this rank keeps.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes the configuration impossible.
+    fn configure_model(&self, config: &Self::Config, ctx: &SetupContext) -> Result<Self::Model>;
+
+    /// Checks the configuration against the plan before anything starts.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes the run impossible.
+    fn check(&self, config: &Self::Config, plan: &RunPlan) -> Result<()> {
+        let _ = (config, plan);
+        Ok(())
+    }
+
+    /// Returns the number of token ids the model knows, against which data is checked.
+    fn vocab_size(&self, config: &Self::Config) -> Option<usize> {
+        let _ = config;
+        None
+    }
+
+    /// Returns the floating-point operations of one trained token, forward and backward.
+    fn flops_per_token(&self, config: &Self::Config, sequence_length: usize) -> Option<f64> {
+        let _ = (config, sequence_length);
+        None
+    }
+
+    /// Returns a Hugging Face directory that the configuration names as the source of first weights.
+    fn hugging_face_dir(&self, config: &Self::Config) -> Option<PathBuf> {
+        let _ = config;
+        None
+    }
+
+    /// Maps a Hugging Face directory to this model's parameters.
+    ///
+    /// # Errors
+    ///
+    /// The directory describes another model; by default, always.
+    fn hugging_face_weights(
+        &self,
+        config: &Self::Config,
+        directory: HfDirectory,
+    ) -> Result<Box<dyn WeightSource>> {
+        let _ = config;
+        Err(format!(
+            "this recipe cannot read the Hugging Face directory {}",
+            directory.path().display()
+        )
+        .into())
+    }
+
+    /// Lists the optimizers; by default one, called [`MAIN`], for all parameters.
+    fn optimizers(&self) -> Vec<OptimizerScope> {
+        vec![OptimizerScope { name: MAIN.into(), prefix: String::new() }]
+    }
+}
+
+/// Replicates the model over data-parallel ranks (DDP).
+pub trait ApplyReplicate: ModelSetup {
+    /// Chooses how gradients travel. The default sums them over all data-parallel ranks in buckets of 25 MiB.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes it impossible.
+    fn apply_replicate(
+        &self,
+        model: Self::Model,
+        replicate: &mut Replicate,
+    ) -> Result<Self::Model> {
+        let _ = replicate;
+        Ok(model)
+    }
+}
+
+/// The sum of the losses of a batch's targets, as a tensor of one element.
+#[derive(Debug, Clone)]
+pub struct Loss(Tensor<1>);
+
+impl Loss {
+    /// Takes the sum over the targets that count. The trainer divides by their number over all ranks and microbatches.
+    pub fn sum(sum: Tensor<1>) -> Self {
+        Self(sum)
+    }
+
+    /// Takes the mean over `num_targets` targets.
+    pub fn mean(mean: Tensor<1>, num_targets: usize) -> Self {
+        Self(mean * num_targets as f64)
+    }
+
+    pub(crate) fn into_sum(self) -> Tensor<1> {
+        self.0
+    }
+}
+
+/// Says what a step does.
+///
+/// Most recipes implement [`TrainingStep::forward`] and [`TrainingStep::loss`] and keep the rest: the two are apart so that a pipeline schedule can
+/// drive them microbatch by microbatch. An algorithm with several models or optimizers overrides [`TrainingStep::training_step`].
+pub trait TrainingStep: ModelSetup {
+    /// What the data gives for one forward pass.
+    type Batch: Batch;
+    /// What the loss needs of the forward pass.
+    type Output: Send;
+
+    /// Runs the model.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes it impossible.
+    fn forward(&self, model: &Self::Model, batch: &Self::Batch) -> Result<Self::Output>;
+
+    /// Computes the loss of an output.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes it impossible.
+    fn loss(&self, model: &Self::Model, output: Self::Output, batch: &Self::Batch) -> Result<Loss>;
+
+    /// Does one optimizer step over the accumulated microbatches and returns the updated model.
+    ///
+    /// # Communication
+    ///
+    /// [`StepContext::step`] reduces gradients over the data-parallel ranks once, after the last microbatch.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes it impossible; errors of the context are passed on.
+    fn training_step(
+        &self,
+        model: Self::Model,
+        batches: Vec<Self::Batch>,
+        ctx: &mut StepContext<'_>,
+    ) -> Result<Self::Model> {
+        ctx.forward_backward(self, &model, &batches)?;
+        Ok(ctx.step(model, MAIN)?)
+    }
+
+    /// Computes the validation loss of a batch, on a model without autodiff.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes it impossible.
+    fn validation_step(&self, model: &Self::Model, batch: &Self::Batch) -> Result<Loss> {
+        let output = self.forward(model, batch)?;
+        self.loss(model, output, batch)
+    }
+}

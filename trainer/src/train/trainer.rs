@@ -1,0 +1,128 @@
+//! A recipe's setup traits, composed.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use super::batch::SharedData;
+use super::rank::Rank;
+use super::{ApplyReplicate, Interrupt, Replicate, Result, RunPlan, TrainError, TrainingStep};
+use crate::callbacks::CallbackSet;
+use crate::comm::{RankFailure, launch_threads};
+use crate::mesh::{Axis, AxisSet, DeviceMesh};
+
+type ApplyHook<S, With> =
+    fn(&S, <S as super::ModelSetup>::Model, &mut With) -> Result<<S as super::ModelSetup>::Model>;
+
+/// Composes the setup traits of a recipe and runs it on any mesh its traits allow.
+///
+/// Each `with_*` method takes part only if the recipe implements the trait, which the compiler checks; a mesh that needs a trait which is not there
+/// is refused when the run is planned.
+pub struct Trainer<S: TrainingStep> {
+    pub(crate) setup: S,
+    pub(crate) replicate: Option<ApplyHook<S, Replicate>>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RunOutcome {
+    /// Optimizer steps done, resumed ones included.
+    pub step: u64,
+    /// Loss of the last step of this start; nothing if none was taken.
+    pub loss: Option<f64>,
+    /// Whether it ended before its last step.
+    pub interrupted: bool,
+    /// Steps whose update was dropped because a number was not finite.
+    pub skipped_steps: u64,
+    /// Folder of the run.
+    pub directory: PathBuf,
+}
+
+impl<S: TrainingStep> Trainer<S> {
+    /// Starts from a setup that runs on one device.
+    pub fn new(setup: S) -> Self {
+        Self { setup, replicate: None }
+    }
+
+    /// Adds replication over data-parallel ranks.
+    #[must_use]
+    pub fn with_replicate(mut self) -> Self
+    where
+        S: ApplyReplicate,
+    {
+        self.replicate = Some(S::apply_replicate);
+        self
+    }
+
+    /// Tells whether the recipe replicates over data-parallel ranks.
+    pub fn replicates(&self) -> bool {
+        self.replicate.is_some()
+    }
+
+    /// Returns the setup.
+    pub fn setup(&self) -> &S {
+        &self.setup
+    }
+
+    /// Checks that the recipe can run the plan.
+    ///
+    /// # Errors
+    ///
+    /// An axis whose setup trait is missing; whatever the recipe's own check finds.
+    pub fn check(&self, config: &S::Config, plan: &RunPlan) -> Result<(), TrainError> {
+        let missing =
+            |capability| TrainError::MissingCapability { mesh: describe(&plan.mesh), capability };
+        let needs = [
+            (Axis::DpReplicate.into(), "ApplyReplicate", self.replicate.is_some()),
+            (AxisSet::from(Axis::DpShard), "ApplyFullyShard", false),
+            (Axis::Tp.into(), "ApplyTensorParallel", false),
+            (Axis::Cp.into(), "ApplyContextParallel", false),
+            (Axis::Pp.into(), "ApplyPipelineParallel", false),
+        ];
+        if let Some((_, capability, _)) =
+            needs.into_iter().find(|(axes, _, has)| plan.mesh.size(*axes) > 1 && !has)
+        {
+            return Err(missing(capability));
+        }
+        self.setup.check(config, plan).map_err(|error| TrainError::hook("check", error))
+    }
+
+    /// Runs the plan with one thread per rank and returns when all ranks have ended.
+    ///
+    /// `callbacks` makes the set of each rank. The result is rank 0's.
+    ///
+    /// # Errors
+    ///
+    /// The first rank that failed, with what it was doing; the others end because of it.
+    pub fn fit(
+        &self,
+        config: &S::Config,
+        plan: &RunPlan,
+        interrupt: &Interrupt,
+        callbacks: impl Fn(usize) -> CallbackSet + Sync,
+    ) -> Result<RunOutcome, RankFailure<TrainError>> {
+        let data = SharedData::default();
+        let outcome = Mutex::new(None);
+        launch_threads(plan.mesh.world_size(), plan.timeouts, |world| {
+            let is_main = world.world.is_main();
+            let callbacks = callbacks(world.rank());
+            let result =
+                Rank::launch(self, config, plan, &data, &world, callbacks)?.fit(interrupt)?;
+            if is_main {
+                *outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
+            }
+            Ok::<_, TrainError>(())
+        })?;
+        let outcome = outcome.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Ok(outcome.expect("rank 0 returned without an error"))
+    }
+}
+
+/// Names the axes of more than one rank, `dp_replicate 4 x tp 2`.
+fn describe(mesh: &DeviceMesh) -> String {
+    let axes = [Axis::Pp, Axis::DpReplicate, Axis::DpShard, Axis::Cp, Axis::Tp];
+    let sizes = axes
+        .into_iter()
+        .filter(|axis| mesh.size(*axis) > 1)
+        .map(|axis| format!("{axis} {}", mesh.size(axis)));
+    sizes.collect::<Vec<_>>().join(" x ")
+}
