@@ -17,6 +17,7 @@
 //! | [`metrics`] | the numbers a run reports and where they go |
 //! | [`callbacks`] | events of a run and who listens |
 //! | [`train`] | setup traits, lifecycle, loop |
+//! | [`config`] | layers, typed tables, resolution, errors with places |
 
 pub mod world;
 
@@ -43,3 +44,5 @@ pub mod metrics;
 pub mod callbacks;
 
 pub mod train;
+
+pub mod config;

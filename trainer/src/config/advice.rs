@@ -1,0 +1,96 @@
+//! What to do about a configuration error: the nearest name, the nearest number, another way.
+
+use super::{error::ConfigErrorKind, key::KeyPath};
+use crate::mesh::MeshError;
+
+impl ConfigErrorKind {
+    /// Returns what to do about it, where there is something to say beyond the message.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::UnknownKey { key, nearest, allowed } => {
+                Some(unknown_key_help(key, nearest.as_ref(), allowed))
+            }
+            Self::WrongValue { value, expected, .. } => nearest_choice(value, expected),
+            Self::ReadFile { .. } => {
+                Some("`--config` takes the path of a TOML file; `configs/` holds examples".into())
+            }
+            Self::Indivisible { dividend, n, by, .. } => nearest_multiples(dividend, *n, *by),
+            Self::BatchMismatch { global, micro, data_parallel, .. } => {
+                let step = micro.checked_mul(*data_parallel).filter(|step| *step > 0)?;
+                let fits = global.is_multiple_of(step).then(|| {
+                    format!("leave `gradient_accumulation_steps` out to get {}", global / step)
+                });
+                fits.or_else(|| {
+                    nearest_multiples(&KeyPath::from("global_batch_size"), *global, step)
+                })
+            }
+            Self::SeveralAuto { .. } => Some(
+                "`auto` takes what the other degrees leave, so all others need a number".into(),
+            ),
+            Self::Mesh(error) => mesh_help(error),
+            Self::Missing { key, .. } if key.to_string() == "model.name" => {
+                Some("add a table `[model]` with the `name` of a recipe".into())
+            }
+            Self::WorldConflict { .. } => {
+                Some("leave `world_size` out when a launcher starts the ranks".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn unknown_key_help(key: &KeyPath, nearest: Option<&KeyPath>, allowed: &[String]) -> String {
+    let parent = |key: &KeyPath| key.split_last().map(|(parent, _)| parent);
+    let allowed: Vec<String> = allowed.iter().map(|name| format!("`{name}`")).collect();
+    let list = format!("allowed here: {}", allowed.join(", "));
+    match nearest {
+        Some(near) if parent(near) == parent(key) => {
+            let name = near.split_last().map_or_else(String::new, |(_, last)| last.to_owned());
+            format!("did you mean `{name}`?\n{list}")
+        }
+        Some(near) => format!("did you mean `{near}`?\n{list}"),
+        None => list,
+    }
+}
+
+fn mesh_help(error: &MeshError) -> Option<String> {
+    let auto = "a degree of `\"auto\"` takes the ranks the others leave; \
+                `preset = \"ddp\"` sets `dp_replicate` to it";
+    match error {
+        MeshError::ProductMismatch { product: 1, .. } => Some(auto.into()),
+        MeshError::ProductMismatch { .. } => Some(format!("{}\n{auto}", error.hint()?)),
+        _ => error.hint(),
+    }
+}
+
+/// Finds the name in backticks in `expected` that resembles the string `value`.
+fn nearest_choice(value: &str, expected: &str) -> Option<String> {
+    let written = value.strip_prefix('"')?.strip_suffix('"')?;
+    let choices = expected.split('`').skip(1).step_by(2).map(|name| name.trim_matches('"'));
+    let nearest = nearest_name(written, choices)?;
+    Some(format!("did you mean `\"{nearest}\"`?"))
+}
+
+/// Returns the candidate that differs from `written` in few letters.
+pub(crate) fn nearest_name<'a>(
+    written: &str,
+    candidates: impl Iterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let written = written.to_ascii_lowercase().replace('-', "_");
+    candidates
+        .map(|name| (strsim::damerau_levenshtein(&written, name), name))
+        .filter(|(distance, name)| distance * 3 <= written.chars().count().max(name.len()))
+        .min()
+        .map(|(_, name)| name)
+}
+
+fn nearest_multiples(key: &KeyPath, n: usize, by: usize) -> Option<String> {
+    let below = n.checked_div(by)?.checked_mul(by)?;
+    let above = below.checked_add(by)?;
+    let (_, name) = key.split_last()?;
+    Some(if below == 0 {
+        format!("nearest `{name}` that fits: {above}")
+    } else {
+        format!("nearest `{name}` that fit: {below}, {above}")
+    })
+}

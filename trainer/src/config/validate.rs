@@ -1,0 +1,153 @@
+//! Checks across tables, and the components' own checks with the place of the key they are about.
+
+use super::{
+    device::{DeviceKind, FloatType},
+    error::{ConfigError, ConfigErrorKind},
+    key::KeyPath,
+    layers::Loaded,
+    resolve::device_key,
+};
+use crate::{
+    checkpoint::ResumeMode,
+    data::{DataError, DataPlan, ValidationPlan},
+    mesh::{Axis, DeviceMesh},
+    optim::{OptimError, OptimizerPlan},
+};
+
+/// Checks all tables but `device_parameters` and `training_parameters`, and resolves those whose components can.
+pub(crate) fn check_tables(
+    loaded: &Loaded,
+    errors: &mut Vec<ConfigError>,
+) -> Option<(OptimizerPlan, DataPlan)> {
+    check_run(loaded, errors);
+    check_checkpoint(loaded, errors);
+    if loaded.config.metrics.peak_flops.is_some_and(|flops| flops <= 0.0) {
+        errors.push(loaded.refuse(&KeyPath::dotted("metrics.peak_flops"), "it must be above 0"));
+    }
+    let optimizer = loaded.config.optimizer.resolve();
+    let optimizer = optimizer.map_err(|error| errors.push(optim_error(loaded, error))).ok();
+    // With epochs the number of steps depends on the data; the trainer checks the schedule then.
+    if let Some(num_steps) = loaded.config.num_steps() {
+        let schedule = loaded.config.lr_scheduler.resolve(num_steps);
+        errors.extend(schedule.err().map(|error| optim_error(loaded, error)));
+    }
+    let data = loaded.config.data.resolve();
+    let data = data.map_err(|error| errors.push(data_error(loaded, error))).ok();
+    if let Some(data) = &data {
+        check_validation(loaded, data, errors);
+    }
+    optimizer.zip(data)
+}
+
+/// Checks what a device cannot do, whatever the build.
+pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<ConfigError>) {
+    let device = &loaded.config.device_parameters;
+    let on_cpu = device.device == DeviceKind::Cpu;
+    let no_scaling =
+        "gradients in `f16` need loss scaling, which does not exist here; `bf16` needs none";
+    let rows = [
+        (
+            on_cpu && device.cpu_offload,
+            "cpu_offload",
+            "with `device = \"cpu\"` everything is in host memory already",
+        ),
+        (on_cpu && device.compile, "compile", "kernels are fused on `device = \"cuda\"` only"),
+        (device.param_dtype == FloatType::F16, "param_dtype", no_scaling),
+        (device.reduce_dtype == FloatType::F16, "reduce_dtype", no_scaling),
+        (
+            device.async_tensor_parallel && mesh.size(Axis::Tp) == 1,
+            "async_tensor_parallel",
+            "there is nothing to overlap unless `tensor_parallel` is above 1",
+        ),
+    ];
+    for (_, key, reason) in rows.into_iter().filter(|(wrong, ..)| *wrong) {
+        errors.push(loaded.refuse(&device_key(key), reason));
+    }
+}
+
+fn check_run(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    let run = &loaded.config.run;
+    for (key, name) in
+        [("project", &run.project), ("group", &run.group), ("experiment", &run.experiment)]
+    {
+        // Each is one folder; a separator or `..` would put the run elsewhere.
+        let is_folder =
+            !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != "..";
+        if !is_folder {
+            let key = KeyPath::dotted("run").child(key);
+            errors.push(
+                loaded.refuse(&key, "it names a folder, so it must be a single non-empty name"),
+            );
+        }
+    }
+}
+
+fn check_checkpoint(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    let checkpoint = &loaded.config.checkpoint;
+    if checkpoint.resume == ResumeMode::Never && checkpoint.resume_step.is_some() {
+        let [first, second] = ["checkpoint.resume_step", "checkpoint.resume"].map(KeyPath::dotted);
+        let places = loaded.places([first.clone(), second.clone()]);
+        let reason = "a run that never resumes has no step to resume from";
+        errors.push(ConfigErrorKind::Exclusive { first, second, reason }.at(places));
+    }
+}
+
+fn check_validation(loaded: &Loaded, data: &DataPlan, errors: &mut Vec<ConfigError>) {
+    if data.validation != ValidationPlan::None {
+        return;
+    }
+    let training = &loaded.config.training_parameters;
+    let wanted = [
+        ("val_every_n_steps", training.val_every_n_steps),
+        ("num_sanity_val_steps", training.num_sanity_val_steps),
+    ];
+    for (key, steps) in wanted {
+        if steps > 0 {
+            let key = KeyPath::dotted("training_parameters").child(key);
+            let reason = "there are no validation data; give `data.validation_fraction` or `data.validation_files`";
+            errors.push(loaded.refuse(&key, reason));
+        }
+    }
+}
+
+/// Points an error of the optimizer or schedule at the key it is about.
+fn optim_error(loaded: &Loaded, error: OptimError) -> ConfigError {
+    let keys = match &error {
+        OptimError::KeyOfAnother { key, .. } if key.starts_with("lr_scheduler") => {
+            vec![*key, "lr_scheduler.name"]
+        }
+        OptimError::KeyOfAnother { key, .. } => vec![*key, "optimizer.name"],
+        OptimError::OutOfRange { key, .. } => vec![key.as_str()],
+        OptimError::WarmupTooLong { .. } => {
+            vec![
+                "lr_scheduler.warmup_steps",
+                "lr_scheduler.total_steps",
+                "training_parameters.steps",
+            ]
+        }
+        OptimError::BadPattern { index, .. } | OptimError::UnusedPattern { index, .. } => {
+            let key = format!("optimizer.param_groups.{index}.pattern");
+            let places = loaded.places([KeyPath::dotted(&key)]);
+            return ConfigErrorKind::Optim(error).at(places);
+        }
+        _ => Vec::new(),
+    };
+    let places = loaded.places(keys.into_iter().map(KeyPath::dotted));
+    ConfigErrorKind::Optim(error).at(places)
+}
+
+/// Points an error of the data at the key it is about.
+fn data_error(loaded: &Loaded, error: DataError) -> ConfigError {
+    let keys = match &error {
+        DataError::KeyOfOtherSource { key, .. } | DataError::MissingKey { key, .. } => {
+            vec![*key, "source"]
+        }
+        DataError::ExclusiveKeys { first, second } => vec![*first, *second],
+        DataError::OutOfRange { key, .. } | DataError::InvalidPattern { key, .. } => vec![*key],
+        _ => Vec::new(),
+    };
+    let table = KeyPath::dotted("data");
+    let keys = keys.into_iter().map(|key| key.strip_prefix("data.").unwrap_or(key));
+    let places = loaded.places(keys.map(|key| table.child(key)));
+    ConfigErrorKind::Data(Box::new(error)).at(places)
+}

@@ -1,0 +1,150 @@
+//! Resolution: concrete numbers from what is declared and the world there is.
+
+use dream_trainer::config::{RunLength, load};
+use dream_trainer::mesh::{Axis, AxisSet};
+
+use crate::written::{load_sets, resolve_sets};
+
+#[test]
+fn ranks_degrees_and_batches_become_numbers() {
+    let ddp = "device_parameters.preset=ddp";
+    // Sets, launched ranks; then dp_replicate, dp_shard, tp, micro batch, accumulation.
+    let rows: [(&[&str], Option<usize>, [usize; 5]); 8] = [
+        (&[], None, [1, 1, 1, 8, 1]),
+        (&[ddp, "device_parameters.world_size=4"], None, [4, 1, 1, 2, 1]),
+        (&[ddp], Some(4), [4, 1, 1, 2, 1]),
+        (&[ddp, "device_parameters.world_size=4"], Some(4), [4, 1, 1, 2, 1]),
+        (&[ddp, "training_parameters.micro_batch_size=1"], Some(2), [2, 1, 1, 1, 4]),
+        (&["device_parameters.preset=fsdp"], Some(8), [1, 8, 1, 1, 1]),
+        (
+            &["device_parameters.preset=fsdp", "device_parameters.tensor_parallel=2"],
+            Some(8),
+            [1, 4, 2, 2, 1],
+        ),
+        (
+            &["device_parameters.preset=hsdp", "device_parameters.dp_shard=2"],
+            Some(4),
+            [2, 2, 1, 2, 1],
+        ),
+    ];
+    for (sets, launched, expected) in rows {
+        let plan = resolve_sets(sets, launched).unwrap();
+        let (mesh, training) = (&plan.device.mesh, &plan.training);
+        let found = [
+            mesh.size(Axis::DpReplicate),
+            mesh.size(Axis::DpShard),
+            mesh.size(Axis::Tp),
+            training.micro_batch_size,
+            training.gradient_accumulation_steps,
+        ];
+        assert_eq!(found, expected, "{sets:?}");
+        let product = training.micro_batch_size
+            * training.gradient_accumulation_steps
+            * mesh.size(AxisSet::DP);
+        assert_eq!(product, training.global_batch_size, "{sets:?}");
+    }
+}
+
+#[test]
+fn a_launcher_that_contradicts_the_configuration_is_refused() {
+    let sets = ["device_parameters.preset=ddp", "device_parameters.world_size=4"];
+    let text = resolve_sets(&sets, Some(2)).unwrap_err().to_string();
+    assert!(
+        text.contains("`device_parameters.world_size = 4` but the launcher started 2 ranks"),
+        "{text}"
+    );
+}
+
+#[test]
+fn switches_of_axes_that_are_off_are_off() {
+    let plan = resolve_sets(&[], None).unwrap();
+    assert!(
+        !plan.device.loss_parallel
+            && !plan.device.sequence_parallel
+            && plan.device.pipeline.is_none()
+    );
+    let sets = ["device_parameters.tensor_parallel=2", "device_parameters.pipeline_parallel=2"];
+    let device = resolve_sets(&sets, Some(4)).unwrap().device;
+    assert!(device.loss_parallel && device.sequence_parallel);
+    assert_eq!(device.pipeline.unwrap().num_microbatches, 8);
+}
+
+#[test]
+fn zero_turns_off_what_documents_it() {
+    let sets = ["training_parameters.max_grad_norm=0", "training_parameters.val_every_n_steps=0"];
+    let training = resolve_sets(&sets, None).unwrap().training;
+    assert_eq!((training.max_grad_norm, training.val_every_n_steps), (None, None));
+    assert_eq!(training.length, RunLength::Steps(2));
+}
+
+#[test]
+fn numbers_that_do_not_divide_are_refused_with_the_nearest_that_do() {
+    let rows: [(&[&str], usize, &str); 5] = [
+        (
+            &["device_parameters.preset=ddp", "training_parameters.global_batch_size=10"],
+            4,
+            "10 % 4 = 2",
+        ),
+        (
+            &["device_parameters.context_parallel=2", "training_parameters.sequence_length=6"],
+            2,
+            "6 % 4 = 2",
+        ),
+        (
+            &[
+                "device_parameters.context_parallel=2",
+                "device_parameters.context.load_balance=none",
+                "training_parameters.sequence_length=7",
+            ],
+            2,
+            "7 % 2 = 1",
+        ),
+        (
+            &["device_parameters.tensor_parallel=4", "training_parameters.sequence_length=6"],
+            4,
+            "6 % 4 = 2",
+        ),
+        (
+            &[
+                "device_parameters.pipeline_parallel=4",
+                "device_parameters.pipeline.schedule=interleaved_1f1b",
+                "training_parameters.global_batch_size=6",
+            ],
+            4,
+            "6 % 4 = 2",
+        ),
+    ];
+    for (sets, launched, expected) in rows {
+        let errors = resolve_sets(sets, Some(launched)).unwrap_err();
+        assert!(errors.to_string().contains(expected), "{errors}");
+        assert!(
+            errors
+                .iter()
+                .all(|error| error.kind.help().is_some_and(|help| help.contains("nearest")))
+        );
+    }
+}
+
+#[test]
+fn errors_of_several_tables_come_together() {
+    let sets = [
+        "run.group=a/b",
+        "optimizer.eps=-1",
+        "data.validation_fraction=1",
+        "training_parameters.epochs=1",
+    ];
+    let errors = resolve_sets(&sets, None).unwrap_err();
+    assert_eq!(errors.iter().count(), 4, "{errors}");
+    assert!(errors.iter().all(|error| !error.places.is_empty()), "{errors}");
+}
+
+#[test]
+fn the_same_sources_give_the_same_plan() {
+    let show = || {
+        let loaded = load_sets(&["device_parameters.preset=fsdp"]).unwrap();
+        let text = loaded.show(&loaded.resolve(Some(8)).unwrap());
+        text.lines().map(|line| line.split(" # ").next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(show(), show());
+    assert!(load(&dream_trainer::config::Sources::default()).is_err());
+}
