@@ -18,6 +18,8 @@
 //! | [`callbacks`] | events of a run and who listens |
 //! | [`train`] | setup traits, lifecycle, loop |
 //! | [`config`] | layers, typed tables, resolution, errors with places |
+//! | [`recipe`] | trainers by name |
+//! | [`cli`] | the command line |
 
 pub mod world;
 
@@ -46,3 +48,7 @@ pub mod callbacks;
 pub mod train;
 
 pub mod config;
+
+pub mod recipe;
+
+pub mod cli;

@@ -1,0 +1,61 @@
+//! `dream-train benchmark`: the steps of a configuration, timed and thrown away.
+
+use std::io::{self, Write};
+
+use super::train::{RunArgs, load, style};
+use super::{Exit, Failure, logging};
+use crate::callbacks::{Benchmark, CallbackSet, Terminal};
+use crate::recipe::Recipe;
+use crate::train::Interrupt;
+
+/// How long it is timed.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct BenchmarkArgs {
+    /// Steps timed
+    #[arg(long, default_value_t = 20)]
+    pub(crate) steps: u64,
+    /// Steps before those, left out of the statistics
+    #[arg(long, default_value_t = 3)]
+    pub(crate) warmup: u64,
+    /// Prints one line of JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Times steps without sinks, checkpoints or validation.
+pub(super) fn run(
+    args: &BenchmarkArgs,
+    run: &RunArgs,
+    recipes: &[Recipe],
+    _: &mut impl Write,
+) -> Result<(), Failure> {
+    let mut run = run.clone();
+    let total = args.steps + args.warmup;
+    // Whichever of the two the configuration gives, only steps can be counted here.
+    run.sets.extend(
+        [
+            "checkpoint.enable=false",
+            "training_parameters.num_sanity_val_steps=0",
+            "training_parameters.val_every_n_steps=0",
+        ]
+        .map(String::from),
+    );
+    run.sets.push(format!("training_parameters.steps={total}"));
+    let (loaded, resolved, recipe) = load(&run, recipes)?;
+    let prepared =
+        recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    let terminal = Terminal::new(Box::new(io::stdout()));
+    logging::start(&terminal, None, false)
+        .map_err(|error| Failure::new(&error, Exit::Environment))?;
+    let plan = prepared.plan();
+    let callbacks = |rank| {
+        let mut set = CallbackSet::new(rank);
+        let benchmark = Benchmark::new(terminal.clone(), args.warmup)
+            .with_peak_flops(plan.metrics.peak_flops)
+            .with_json(args.json);
+        set.push(Box::new(benchmark)).expect("the only callback has a name of its own");
+        set
+    };
+    let outcome = prepared.fit(&Interrupt::default(), &callbacks);
+    outcome.map(|_| ()).map_err(|failure| Failure::run(&failure, &plan.mesh))
+}

@@ -1,0 +1,65 @@
+//! Exit codes, and the kind of each error.
+
+use std::process::ExitCode;
+
+use crate::train::TrainError;
+
+/// What the program's exit status says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Everything went well.
+    Ok = 0,
+    /// Something unexpected, a panic for example.
+    Unexpected = 1,
+    /// The command line or the configuration is wrong; nothing was started.
+    Usage = 2,
+    /// Devices, files or ranks: the surroundings do not allow the run, or a rank failed.
+    Environment = 3,
+    /// A loss or a gradient norm was not finite.
+    Numerics = 4,
+    /// A checkpoint cannot be read or written.
+    Checkpoint = 5,
+    /// Data cannot be read or does not fit.
+    Data = 6,
+    /// The run was interrupted and ended cleanly.
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+impl Exit {
+    /// Returns the code of a failed run.
+    pub fn of(error: &TrainError) -> Self {
+        match error.root() {
+            TrainError::NonFinite { .. } => Self::Numerics,
+            TrainError::Checkpoint(_)
+            | TrainError::WeightShape { .. }
+            | TrainError::MissingWeight { .. }
+            | TrainError::SavedState { .. }
+            | TrainError::NothingToResume { .. }
+            | TrainError::WouldOverwrite { .. } => Self::Checkpoint,
+            TrainError::Data(_) | TrainError::NoTargets { .. } => Self::Data,
+            TrainError::Hook {
+                hook: "open data" | "read data" | "read validation data" | "restore data",
+                ..
+            } => Self::Data,
+            TrainError::Hook {
+                hook: "open weights" | "hugging_face_weights" | "weights", ..
+            } => Self::Checkpoint,
+            TrainError::Comm(_) | TrainError::Output { .. } => Self::Environment,
+            TrainError::MissingCapability { .. }
+            | TrainError::TwoOptimizers { .. }
+            | TrainError::UnknownOptimizer { .. }
+            | TrainError::EmptyOptimizer { .. }
+            | TrainError::Optim(_) => Self::Usage,
+            TrainError::Hook { .. } | TrainError::Step { .. } | TrainError::Callback(_) => {
+                Self::Unexpected
+            }
+        }
+    }
+}

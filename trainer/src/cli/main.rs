@@ -1,0 +1,130 @@
+//! Arguments, and which subcommand they run.
+
+use std::error::Error;
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use super::train::RunArgs;
+use super::{
+    Exit, Failure, bench_comm, benchmark, config, data, doctor, selftest, summarize, topo, train,
+};
+use crate::recipe::Recipe;
+
+/// Trains models on any mesh of devices, from one configuration file.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dream-train",
+    version,
+    args_conflicts_with_subcommands = false,
+    subcommand_negates_reqs = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    run: RunArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Prints the mesh of any world: coordinates, groups, valid shapes
+    Topo(topo::TopoArgs),
+    /// Prints the model, the mesh and the batch of a configuration
+    Summarize(summarize::SummarizeArgs),
+    /// Runs every collective on known inputs
+    Selftest(selftest::SelftestArgs),
+    /// Shows what this machine and this build offer, and what is missing
+    Doctor(doctor::DoctorArgs),
+    /// Measures the bandwidth of collectives
+    BenchComm(bench_comm::BenchCommArgs),
+    /// Times the steps of a configuration
+    Benchmark(benchmark::BenchmarkArgs),
+    /// Works on training data ahead of a run
+    Data(data::DataArgs),
+    /// Describes configuration files
+    Config(config::ConfigArgs),
+    /// Prints a shell's completion script
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs the program with the given recipes and returns its exit code.
+pub fn main(recipes: impl IntoIterator<Item = Recipe>) -> ExitCode {
+    let recipes: Vec<Recipe> = recipes.into_iter().collect();
+    let mut out = io::stdout();
+    match run(std::env::args_os(), &recipes, &mut out) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            report(&failure.text);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    recipes: &[Recipe],
+    out: &mut impl Write,
+) -> Result<Exit, Failure> {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap knows where each goes.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            let _ = error.print();
+            return Ok(exit);
+        }
+    };
+    let run = &cli.run;
+    match &cli.command {
+        None => train::run(run, recipes, out),
+        Some(Command::Topo(args)) => {
+            let hinted = |error: topo::TopoError| {
+                let hint =
+                    error.hint().map_or_else(String::new, |hint| format!("\n  help: {hint}"));
+                let failure = Failure::new(&error, Exit::Usage);
+                Failure { text: failure.text + &hint, ..failure }
+            };
+            topo::run(args, out).map_err(hinted).map(|()| Exit::Ok)
+        }
+        Some(Command::Summarize(args)) => {
+            summarize::run(args, run, recipes, out).map(|()| Exit::Ok)
+        }
+        Some(Command::Selftest(args)) => ended(selftest::run(args, out), Exit::Environment),
+        Some(Command::Doctor(args)) => doctor::run(args, run, recipes, out).map(|()| Exit::Ok),
+        Some(Command::BenchComm(args)) => ended(bench_comm::run(args, out), Exit::Environment),
+        Some(Command::Benchmark(args)) => {
+            benchmark::run(args, run, recipes, out).map(|()| Exit::Ok)
+        }
+        Some(Command::Data(args)) => ended(data::run(args, out), Exit::Data),
+        Some(Command::Config(args)) => {
+            let schemas =
+                recipes.iter().map(|recipe| (recipe.name().to_owned(), recipe.schema())).collect();
+            ended(args.run(&schemas, out), Exit::Environment)
+        }
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(*shell, &mut Cli::command(), "dream-train", out);
+            Ok(Exit::Ok)
+        }
+    }
+}
+
+fn ended<E: Error + 'static>(result: Result<(), E>, exit: Exit) -> Result<Exit, Failure> {
+    result.map(|()| Exit::Ok).map_err(|error| Failure::new(&error, exit))
+}
+
+#[expect(clippy::print_stderr, reason = "the one place that reports a failure")]
+fn report(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Ends the process at once, for a second interrupt.
+#[expect(clippy::exit, reason = "the user asked twice; threads may be stuck")]
+pub(crate) fn abort() -> ! {
+    std::process::exit(i32::from(Exit::Interrupted as u8))
+}

@@ -1,0 +1,32 @@
+//! The command line: the only place that prints or ends the process.
+//!
+//! | exit code | meaning |
+//! | --- | --- |
+//! | 0 | everything went well |
+//! | 1 | something unexpected |
+//! | 2 | the command line or the configuration is wrong; nothing was started |
+//! | 3 | devices, files or ranks do not allow the run, or a rank failed |
+//! | 4 | a loss or a gradient norm was not finite |
+//! | 5 | a checkpoint cannot be read or written |
+//! | 6 | data cannot be read or does not fit |
+//! | 130 | interrupted, ended cleanly |
+
+pub mod bench_comm;
+mod benchmark;
+pub mod config;
+pub mod data;
+mod doctor;
+mod exit_code;
+mod failure;
+mod logging;
+mod main;
+pub mod selftest;
+mod summarize;
+pub mod topo;
+mod train;
+
+pub use exit_code::Exit;
+pub use failure::Failure;
+pub use main::{Cli, main};
+
+pub(crate) use main::abort;

@@ -1,0 +1,179 @@
+//! `dream-train selftest`: runs every collective on known inputs, and shakes hands along every axis of a mesh.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use crate::comm::{
+    CHECKS, CheckError, CommError, CommTimeouts, MeshComm, RankContext, handshake, launch_threads,
+};
+use crate::mesh::{Axis, AxisSet, Degree, Degrees, DeviceMesh, MeshError, MeshOrder};
+
+/// Which world to test.
+#[derive(Debug, Clone, clap::Args)]
+pub struct SelftestArgs {
+    /// Number of ranks, as threads of this process
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub world_size: usize,
+    /// Tensor parallelism: a number or `auto` [default: 1]
+    #[arg(long, value_name = "DEGREE")]
+    pub tp: Option<Degree>,
+    /// Context parallelism: a number or `auto` [default: 1]
+    #[arg(long, value_name = "DEGREE")]
+    pub cp: Option<Degree>,
+    /// Pipeline parallelism: a number or `auto` [default: 1]
+    #[arg(long, value_name = "DEGREE")]
+    pub pp: Option<Degree>,
+    /// Whole copies of the model: a number or `auto` [default: 1]
+    #[arg(long, value_name = "DEGREE")]
+    pub dp_replicate: Option<Degree>,
+    /// Shards of each copy: a number or `auto` [default: what the other degrees leave]
+    #[arg(long, value_name = "DEGREE")]
+    pub dp_shard: Option<Degree>,
+    /// Axes from outer to inner: `pp,dp,cp,tp` or `dp,pp,cp,tp`
+    #[arg(long, value_name = "AXES", default_value_t)]
+    pub mesh_order: MeshOrder,
+    /// Seconds after which a rank that does not come counts as failed
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    pub timeout: u64,
+}
+
+/// A selftest that could not run, or found something.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SelftestError {
+    /// The arguments describe no mesh.
+    #[error(transparent)]
+    Mesh(#[from] MeshError),
+    /// Checks did not pass; the table names them.
+    #[error("{failed} of {total} checks failed on {world_size} ranks")]
+    Failed {
+        /// Number of checks that failed.
+        failed: usize,
+        /// Number of checks.
+        total: usize,
+        /// Number of ranks.
+        world_size: usize,
+    },
+    /// The table could not be written.
+    #[error("cannot write the result of the selftest")]
+    Write(#[source] io::Error),
+}
+
+/// How a check ended: a remark, or what went wrong on which ranks.
+type Verdict = Result<String, BTreeMap<usize, String>>;
+
+/// Runs all checks, each in a world of its own so that one failure does not hide another, and writes a table.
+///
+/// # Errors
+///
+/// See [`SelftestError`].
+pub fn run(args: &SelftestArgs, out: &mut impl Write) -> Result<(), SelftestError> {
+    let mesh = resolve(args)?;
+    let timeouts = CommTimeouts::uniform(Duration::from_secs(args.timeout));
+    let start = Instant::now();
+    let mut table = Table { out, total: 0, failed: 0 };
+    for check in CHECKS {
+        let verdict = on_all_ranks(args.world_size, timeouts, |ctx| {
+            (check.run)(&ctx.world_group()).map_err(|error| error.to_string())
+        });
+        table.row(check.name, verdict.map(|()| String::new())).map_err(SelftestError::Write)?;
+    }
+    for axes in handshake_sets(&mesh) {
+        let name = format!("handshake along {axes}");
+        let verdict = shake_hands(&mesh, timeouts, axes);
+        table.row(&name, verdict).map_err(SelftestError::Write)?;
+    }
+    table.end(args.world_size, start.elapsed())
+}
+
+fn resolve(args: &SelftestArgs) -> Result<DeviceMesh, MeshError> {
+    let fixed = |degree: Option<Degree>| degree.unwrap_or_default();
+    let others = [args.tp, args.cp, args.pp, args.dp_replicate];
+    // Someone else takes what is left, or the shards do.
+    let rest = if others.contains(&Some(Degree::Auto)) { Degree::default() } else { Degree::Auto };
+    let degrees = Degrees {
+        pp: fixed(args.pp),
+        dp_replicate: fixed(args.dp_replicate),
+        dp_shard: args.dp_shard.unwrap_or(rest),
+        cp: fixed(args.cp),
+        tp: fixed(args.tp),
+    };
+    degrees.resolve(args.world_size, args.mesh_order)
+}
+
+/// Returns the sets of axes to test: every axis that is on, and every derived group that is more than one of them.
+fn handshake_sets(mesh: &DeviceMesh) -> Vec<AxisSet> {
+    let axes = Axis::ALL.into_iter().filter(|axis| mesh.size(*axis) > 1).map(AxisSet::from);
+    let derived = [AxisSet::DP, AxisSet::FSDP, AxisSet::LOSS, AxisSet::WORLD];
+    axes.chain(derived.into_iter().filter(|set| mesh.size(*set) > 1)).collect()
+}
+
+fn shake_hands(mesh: &DeviceMesh, timeouts: CommTimeouts, axes: AxisSet) -> Verdict {
+    let run = |ctx: &RankContext| -> Result<(), CheckError> {
+        let comm = MeshComm::new(ctx.fabric.clone(), *mesh, ctx.rank())?;
+        handshake(&comm.group(axes))
+    };
+    let world_size = mesh.world_size();
+    on_all_ranks(world_size, timeouts, |ctx| run(ctx).map_err(|error| error.to_string()))?;
+    let size = mesh.size(axes);
+    Ok(match world_size / size {
+        1 => format!("1 group of {size}"),
+        count => format!("{count} groups of {size}"),
+    })
+}
+
+/// Runs a check on every rank and collects what went wrong.
+fn on_all_ranks(
+    world_size: usize,
+    timeouts: CommTimeouts,
+    check: impl Fn(&RankContext) -> Result<(), String> + Sync,
+) -> Result<(), BTreeMap<usize, String>> {
+    // A verdict is a result here: no rank ends the world before the others had their say.
+    let run = |ctx: RankContext| Ok::<_, CommError>(check(&ctx).err());
+    match launch_threads(world_size, timeouts, run) {
+        Ok(verdicts) => {
+            let failed = verdicts.into_iter().enumerate();
+            let failed: BTreeMap<_, _> = failed.filter_map(|(r, v)| Some((r, v?))).collect();
+            if failed.is_empty() { Ok(()) } else { Err(failed) }
+        }
+        Err(failure) => {
+            let first = (failure.rank, failure.fault.to_string());
+            Err(failure.others.into_iter().chain([first]).collect())
+        }
+    }
+}
+
+struct Table<'a, W> {
+    out: &'a mut W,
+    total: usize,
+    failed: usize,
+}
+
+impl<W: Write> Table<'_, W> {
+    fn row(&mut self, name: &str, verdict: Verdict) -> io::Result<()> {
+        self.total += 1;
+        match verdict {
+            Ok(remark) => writeln!(self.out, "{}", format!("{name:<32} ok  {remark}").trim_end()),
+            Err(ranks) => {
+                self.failed += 1;
+                let (rank, text) = ranks.iter().next().expect("a failure names a rank");
+                let more = match ranks.len() - 1 {
+                    0 => String::new(),
+                    more => format!(" (and {more} more)"),
+                };
+                writeln!(self.out, "{name:<32} FAILED  rank {rank}: {text}{more}")
+            }
+        }
+    }
+
+    fn end(self, world_size: usize, elapsed: Duration) -> Result<(), SelftestError> {
+        let Self { out, total, failed } = self;
+        if failed > 0 {
+            return Err(SelftestError::Failed { failed, total, world_size });
+        }
+        let secs = elapsed.as_secs_f64();
+        let ranks = if world_size == 1 { "1 rank".into() } else { format!("{world_size} ranks") };
+        writeln!(out, "{total} checks on {ranks}: ok ({secs:.1} s)").map_err(SelftestError::Write)
+    }
+}

@@ -1,0 +1,164 @@
+//! The main job: read a configuration, plan it, run it.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+
+use super::{Exit, Failure, logging};
+use crate::callbacks::{self, Terminal, Verbosity};
+use crate::config::{self, Loaded, ReportStyle, ResolvedConfig, Sources};
+use crate::recipe::{Prepared, Recipe, find};
+use crate::train::{Interrupt, RunOutcome};
+use crate::world::env;
+
+/// Which configuration, and how it is run.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RunArgs {
+    /// TOML file; a later one wins over an earlier one
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(crate) config: Vec<PathBuf>,
+    /// Sets one key, `table.key=value`; wins over files and environment
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    pub(crate) sets: Vec<String>,
+    /// Number of ranks started as threads; short for `--set device_parameters.world_size=N`
+    #[arg(long, value_name = "N", id = "run_world_size")]
+    pub(crate) world_size: Option<usize>,
+    /// Prints the resolved configuration with the origin of each value and runs nothing
+    #[arg(long)]
+    pub(crate) cfg: bool,
+    /// Continues from the newest checkpoint and fails if there is none
+    #[arg(long, conflicts_with = "init_from")]
+    pub(crate) resume: bool,
+    /// Starts from the weights in this checkpoint or Hugging Face directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) init_from: Option<PathBuf>,
+    /// Shows less
+    #[arg(long, short, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// Shows more
+    #[arg(long, short, action = ArgAction::SetTrue)]
+    pub(crate) verbose: bool,
+}
+
+impl RunArgs {
+    fn sources(&self) -> Sources {
+        let mut sets = self.sets.clone();
+        sets.extend(self.world_size.map(|n| format!("device_parameters.world_size={n}")));
+        if self.resume {
+            sets.extend(["checkpoint.enable=true".into(), "checkpoint.resume=must".into()]);
+        }
+        // Quoted as a TOML literal, which keeps every path as it is.
+        sets.extend(
+            self.init_from
+                .as_ref()
+                .map(|path| format!("checkpoint.init_from='{}'", path.display())),
+        );
+        Sources { files: self.config.clone(), environment: env::dream_train_variables(), sets }
+    }
+
+    fn verbosity(&self) -> Verbosity {
+        match (self.quiet, self.verbose) {
+            (true, _) => Verbosity::Quiet,
+            (_, true) => Verbosity::Verbose,
+            _ => Verbosity::Normal,
+        }
+    }
+}
+
+/// Returns how errors are drawn on this standard error.
+pub(super) fn style() -> ReportStyle {
+    let is_terminal = io::stderr().is_terminal();
+    ReportStyle { is_colored: is_terminal && !env::no_color(), is_unicode: is_terminal, width: 100 }
+}
+
+/// Reads and resolves the configuration and finds its recipe.
+pub(super) fn load<'a>(
+    args: &RunArgs,
+    recipes: &'a [Recipe],
+) -> Result<(Loaded, ResolvedConfig, &'a Recipe), Failure> {
+    let fail = |errors| Failure::config(&errors, style());
+    let launched =
+        env::detect(&env::variables()).map_err(|error| Failure::new(&error, Exit::Environment))?;
+    if let Some(external) =
+        launched.map(|external| external.world).filter(|world| world.world_size > 1)
+    {
+        return Err(Failure {
+            text: format!(
+                "error: {} started {} processes, but this build joins no world of processes; start one and set `device_parameters.world_size`",
+                external.launcher, external.world_size
+            ),
+            exit: Exit::Environment,
+        });
+    }
+    if args.config.is_empty() && args.sets.is_empty() {
+        let text = "error: no configuration; give `--config FILE`, for example `--config configs/llama3_debug.toml`".into();
+        return Err(Failure { text, exit: Exit::Usage });
+    }
+    let loaded = config::load(&args.sources()).map_err(fail)?;
+    let resolved = loaded.resolve(None).map_err(fail)?;
+    let recipe = find(recipes, &resolved.model).map_err(fail)?;
+    Ok((loaded, resolved, recipe))
+}
+
+/// Trains, or prints the plan with `--cfg`.
+pub(super) fn run(
+    args: &RunArgs,
+    recipes: &[Recipe],
+    out: &mut impl Write,
+) -> Result<Exit, Failure> {
+    let (loaded, resolved, recipe) = load(args, recipes)?;
+    let prepared =
+        recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    if args.cfg {
+        let written = out.write_all(prepared.plan().config_text.as_bytes());
+        return written.map(|()| Exit::Ok).map_err(|error| Failure::new(&error, Exit::Environment));
+    }
+    let outcome = fit(prepared.as_ref(), args.verbosity())?;
+    Ok(if outcome.interrupted { Exit::Interrupted } else { Exit::Ok })
+}
+
+/// Runs a prepared plan on the console.
+pub(super) fn fit(prepared: &dyn Prepared, verbosity: Verbosity) -> Result<RunOutcome, Failure> {
+    let plan = prepared.plan();
+    let directory = plan.run.directory();
+    let unwritable = |error: io::Error| Failure {
+        text: format!(
+            "error: cannot write the run's folder {}\n  caused by: {error}\n  `run.output_dir` chooses another place",
+            directory.display()
+        ),
+        exit: Exit::Environment,
+    };
+    std::fs::create_dir_all(&directory).map_err(unwritable)?;
+    let is_colored = io::stdout().is_terminal() && !env::no_color();
+    let terminal = Terminal::new(Box::new(io::stdout())).colored(is_colored).with_bars();
+    let world_size = plan.mesh.world_size();
+    logging::start(
+        &terminal,
+        Some((&directory.join("logs"), world_size)),
+        verbosity == Verbosity::Verbose,
+    )
+    .map_err(unwritable)?;
+    std::fs::write(directory.join("config.toml"), &plan.config_text).map_err(unwritable)?;
+
+    let interrupt = Interrupt::default();
+    listen(&interrupt);
+    let callbacks =
+        |rank| callbacks::build(&plan.metrics, &plan.callbacks, rank, &terminal, verbosity);
+    prepared.fit(&interrupt, &callbacks).map_err(|failure| Failure::run(&failure, &plan.mesh))
+}
+
+/// Ends the run at the end of the current step on the first Ctrl-C or SIGTERM, and at once on the second.
+fn listen(interrupt: &Interrupt) {
+    let interrupt = interrupt.clone();
+    let handler = move || {
+        if interrupt.is_requested() {
+            super::abort();
+        }
+        tracing::warn!("interrupted: ending after this step; once more ends at once");
+        interrupt.request();
+    };
+    if let Err(error) = ctrlc::set_handler(handler) {
+        tracing::debug!(%error, "signals are already handled elsewhere");
+    }
+}

@@ -1,0 +1,39 @@
+//! From a resolved configuration to the plan a trainer runs.
+
+use crate::comm::CommTimeouts;
+use crate::config::{Loaded, ResolvedConfig};
+use crate::train::{RunPlan, TrainingPlan};
+
+/// Puts a resolved configuration in the trainer's terms.
+pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
+    let training = &resolved.training;
+    let length = match training.length {
+        crate::config::RunLength::Steps(steps) => crate::train::RunLength::Steps(steps),
+        crate::config::RunLength::Epochs(epochs) => crate::train::RunLength::Epochs(epochs),
+    };
+    RunPlan {
+        model: resolved.model.name().to_owned(),
+        run: resolved.run.clone(),
+        mesh: resolved.device.mesh,
+        timeouts: CommTimeouts::uniform(resolved.device.timeout),
+        training: TrainingPlan {
+            length,
+            global_batch_size: training.global_batch_size,
+            micro_batch_size: training.micro_batch_size,
+            gradient_accumulation_steps: training.gradient_accumulation_steps,
+            sequence_length: training.sequence_length,
+            max_grad_norm: training.max_grad_norm.unwrap_or(0.0),
+            val_every_n_steps: training.val_every_n_steps.unwrap_or(0),
+            val_steps: training.val_steps.unwrap_or(0),
+            num_sanity_val_steps: training.num_sanity_val_steps,
+            on_nonfinite: training.on_nonfinite,
+        },
+        optimizer: resolved.optimizer.clone(),
+        lr_scheduler: resolved.lr_scheduler.clone(),
+        data: resolved.data.clone(),
+        checkpoint: resolved.checkpoint.clone(),
+        metrics: resolved.metrics.clone(),
+        callbacks: resolved.callbacks.clone(),
+        config_text: loaded.show(resolved),
+    }
+}

@@ -1,0 +1,104 @@
+//! A recipe with its configuration: ready to run.
+
+use burn::tensor::Device;
+
+use super::run_plan;
+use crate::callbacks::CallbackSet;
+use crate::comm::RankFailure;
+use crate::config::{ConfigErrors, Loaded, ResolvedConfig};
+use crate::nn::{self, ParameterEntry, Scope};
+use crate::train::{
+    Interrupt, RunOutcome, RunPlan, SetupContext, TrainError, Trainer, TrainingStep,
+};
+
+/// Why a recipe cannot run a configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PrepareError {
+    /// A value of the configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// A check of the recipe or the trainer.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
+/// Makes the callbacks of a rank.
+pub type MakeCallbacks<'a> = &'a (dyn Fn(usize) -> CallbackSet + Sync);
+
+/// A run that can start.
+pub trait Prepared {
+    /// Returns the plan.
+    fn plan(&self) -> &RunPlan;
+
+    /// Lists the model's parameters without making any value.
+    ///
+    /// # Errors
+    ///
+    /// The recipe cannot build the model.
+    fn parameters(&self) -> Result<Vec<ParameterEntry>, TrainError>;
+
+    /// Returns the floating-point operations of one trained token, if the recipe tells.
+    fn flops_per_token(&self) -> Option<f64>;
+
+    /// Runs the plan.
+    ///
+    /// # Errors
+    ///
+    /// The first rank that failed.
+    fn fit(
+        &self,
+        interrupt: &Interrupt,
+        callbacks: MakeCallbacks<'_>,
+    ) -> Result<RunOutcome, RankFailure<TrainError>>;
+}
+
+pub(super) struct PreparedTrainer<'a, S: TrainingStep> {
+    trainer: &'a Trainer<S>,
+    config: S::Config,
+    plan: RunPlan,
+}
+
+impl<'a, S: TrainingStep> PreparedTrainer<'a, S> {
+    pub(super) fn new(
+        trainer: &'a Trainer<S>,
+        loaded: &Loaded,
+        resolved: &ResolvedConfig,
+    ) -> Result<Self, PrepareError> {
+        let config = resolved.model.parse::<S::Config>()?;
+        let plan = run_plan(loaded, resolved);
+        trainer.check(&config, &plan)?;
+        Ok(Self { trainer, config, plan })
+    }
+}
+
+impl<S: TrainingStep> Prepared for PreparedTrainer<'_, S> {
+    fn plan(&self) -> &RunPlan {
+        &self.plan
+    }
+
+    fn parameters(&self) -> Result<Vec<ParameterEntry>, TrainError> {
+        let scope = Scope::root(Device::flex().autodiff(), self.plan.run.seed);
+        let ctx = SetupContext {
+            scope,
+            mesh: self.plan.mesh,
+            rank: 0,
+            sequence_length: self.plan.training.sequence_length,
+        };
+        let model = self.trainer.setup().configure_model(&self.config, &ctx);
+        let model = model.map_err(|source| TrainError::Hook { hook: "configure_model", source })?;
+        Ok(nn::parameters(&model))
+    }
+
+    fn flops_per_token(&self) -> Option<f64> {
+        self.trainer.setup().flops_per_token(&self.config, self.plan.training.sequence_length)
+    }
+
+    fn fit(
+        &self,
+        interrupt: &Interrupt,
+        callbacks: MakeCallbacks<'_>,
+    ) -> Result<RunOutcome, RankFailure<TrainError>> {
+        self.trainer.fit(&self.config, &self.plan, interrupt, callbacks)
+    }
+}
