@@ -1,0 +1,56 @@
+//! The GPT-2-style transformer as a recipe.
+
+use burn::tensor::Tensor;
+use dream_trainer::recipe::Recipe;
+use dream_trainer::train::{
+    ApplyReplicate, Loss, ModelSetup, Result, RunPlan, SetupContext, TokenBatch, Trainer,
+    TrainingStep,
+};
+
+use super::{Gpt2, Gpt2Config};
+
+/// Trains [`Gpt2`] on token sequences.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gpt2Recipe;
+
+/// Returns the recipe `gpt2` with every parallelism it knows.
+pub fn recipe() -> Recipe {
+    Recipe::new("gpt2", Trainer::new(Gpt2Recipe).with_replicate())
+}
+
+impl ModelSetup for Gpt2Recipe {
+    type Config = Gpt2Config;
+    type Model = Gpt2;
+
+    fn configure_model(&self, config: &Gpt2Config, ctx: &SetupContext) -> Result<Gpt2> {
+        Ok(config.resolve()?.init(ctx))
+    }
+
+    fn check(&self, config: &Gpt2Config, plan: &RunPlan) -> Result<()> {
+        Ok(config.resolve()?.check_sequence(plan.training.sequence_length)?)
+    }
+
+    fn vocab_size(&self, config: &Gpt2Config) -> Option<usize> {
+        Some(config.vocab_size)
+    }
+
+    fn flops_per_token(&self, config: &Gpt2Config, sequence_length: usize) -> Option<f64> {
+        Some(config.resolve().ok()?.flops_per_token(sequence_length))
+    }
+}
+
+impl ApplyReplicate for Gpt2Recipe {}
+
+impl TrainingStep for Gpt2Recipe {
+    type Batch = TokenBatch;
+    type Output = Tensor<3>;
+
+    fn forward(&self, model: &Gpt2, batch: &TokenBatch) -> Result<Tensor<3>> {
+        Ok(model.forward(batch.tokens()))
+    }
+
+    fn loss(&self, model: &Gpt2, hidden: Tensor<3>, batch: &TokenBatch) -> Result<Loss> {
+        let head = model.head_weight().ok_or("the loss needs a stage with a head")?;
+        Ok(Loss::sum(head.cross_entropy(hidden, batch.labels())))
+    }
+}

@@ -1,0 +1,87 @@
+//! Llama 3 as a recipe.
+
+use std::path::PathBuf;
+
+use burn::tensor::Tensor;
+use dream_trainer::checkpoint::hf::HfDirectory;
+use dream_trainer::recipe::Recipe;
+use dream_trainer::train::{
+    ApplyReplicate, Loss, ModelSetup, Result, RunPlan, SetupContext, TokenBatch, Trainer,
+    TrainingStep, WeightSource,
+};
+
+use super::{Llama3, Llama3Config, Llama3Shape, TokenLayout, hf_weights, is_redundant_hf_tensor};
+use crate::HfSource;
+
+/// Trains [`Llama3`] on token sequences.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Llama3Recipe;
+
+/// Returns the recipe `llama3` with every parallelism it knows.
+pub fn recipe() -> Recipe {
+    Recipe::new("llama3", Trainer::new(Llama3Recipe).with_replicate())
+}
+
+impl ModelSetup for Llama3Recipe {
+    type Config = Llama3Config;
+    type Model = Llama3;
+
+    fn configure_model(&self, config: &Llama3Config, ctx: &SetupContext) -> Result<Llama3> {
+        Ok(config.resolve()?.init(ctx))
+    }
+
+    fn check(&self, config: &Llama3Config, plan: &RunPlan) -> Result<()> {
+        Ok(config.resolve()?.check_sequence(plan.training.sequence_length)?)
+    }
+
+    fn vocab_size(&self, config: &Llama3Config) -> Option<usize> {
+        Some(config.resolve().ok()?.vocab_size)
+    }
+
+    fn flops_per_token(&self, config: &Llama3Config, sequence_length: usize) -> Option<f64> {
+        Some(config.resolve().ok()?.flops_per_token(sequence_length))
+    }
+
+    fn hugging_face_dir(&self, config: &Llama3Config) -> Option<PathBuf> {
+        config.hf_dir.clone()
+    }
+
+    fn hugging_face_weights(
+        &self,
+        config: &Llama3Config,
+        directory: HfDirectory,
+    ) -> Result<Box<dyn WeightSource>> {
+        let shape = config.resolve()?;
+        let described = Llama3Shape::from_hf(directory.config())?;
+        if described.num_params() != shape.num_params() {
+            let path = directory.path().display();
+            return Err(format!(
+                "{path} describes {} parameters but the model has {}",
+                described.num_params(),
+                shape.num_params()
+            )
+            .into());
+        }
+        let weights = hf_weights(&shape);
+        Ok(Box::new(HfSource::new(directory, weights, |name| {
+            is_redundant_hf_tensor(&shape, name)
+        })?))
+    }
+}
+
+impl ApplyReplicate for Llama3Recipe {}
+
+impl TrainingStep for Llama3Recipe {
+    type Batch = TokenBatch;
+    type Output = Tensor<3>;
+
+    fn forward(&self, model: &Llama3, batch: &TokenBatch) -> Result<Tensor<3>> {
+        let layout = TokenLayout { documents: batch.documents(), ..TokenLayout::default() };
+        Ok(model.forward(batch.tokens(), &layout))
+    }
+
+    fn loss(&self, model: &Llama3, hidden: Tensor<3>, batch: &TokenBatch) -> Result<Loss> {
+        let head = model.head_weight().ok_or("the loss needs a stage with a head")?;
+        Ok(Loss::sum(head.cross_entropy(hidden, batch.labels())))
+    }
+}

@@ -1,0 +1,57 @@
+//! The MLP as a recipe: it learns to make its output small, which is all one needs to see gradients flow.
+
+use burn::tensor::Tensor;
+use dream_trainer::recipe::Recipe;
+use dream_trainer::train::{
+    ApplyReplicate, Loss, ModelSetup, Result, RunPlan, SetupContext, Trainer, TrainingStep,
+};
+
+use super::{Mlp, MlpConfig, RowBatch};
+
+/// Trains [`Mlp`] on made-up rows; the loss is the mean square of the output.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MlpRecipe;
+
+/// Returns the recipe `mlp` with every parallelism it knows.
+pub fn recipe() -> Recipe {
+    Recipe::new("mlp", Trainer::new(MlpRecipe).with_replicate())
+}
+
+impl ModelSetup for MlpRecipe {
+    type Config = MlpConfig;
+    type Model = Mlp;
+
+    fn configure_model(&self, config: &MlpConfig, ctx: &SetupContext) -> Result<Mlp> {
+        Ok(config.init(ctx)?)
+    }
+
+    /// A row is a sequence whose length is the input size.
+    fn check(&self, config: &MlpConfig, plan: &RunPlan) -> Result<()> {
+        config.validate()?;
+        let (width, length) = (config.widths[0], plan.training.sequence_length);
+        if width != length {
+            return Err(format!("`training_parameters.sequence_length` is {length} but must be the input size `model.widths[0]` = {width}").into());
+        }
+        Ok(())
+    }
+
+    fn flops_per_token(&self, config: &MlpConfig, _: usize) -> Option<f64> {
+        Some(config.flops_per_row())
+    }
+}
+
+impl ApplyReplicate for MlpRecipe {}
+
+impl TrainingStep for MlpRecipe {
+    type Batch = RowBatch;
+    type Output = Tensor<2>;
+
+    fn forward(&self, model: &Mlp, batch: &RowBatch) -> Result<Tensor<2>> {
+        Ok(model.forward(batch.rows()))
+    }
+
+    fn loss(&self, _: &Mlp, output: Tensor<2>, batch: &RowBatch) -> Result<Loss> {
+        let mean = (output.clone() * output).mean();
+        Ok(Loss::mean(mean, dream_trainer::train::Batch::num_targets(batch)))
+    }
+}

@@ -1,0 +1,11 @@
+//! The models under their plans, against the same models on one rank.
+
+mod communication;
+#[path = "../../../trainer/tests/tensor_parallel/harness.rs"]
+mod harness;
+mod parity;
+mod perceptron;
+mod plans;
+mod subject;
+#[path = "../../../trainer/tests/tensor_parallel/tolerance.rs"]
+mod tolerance;
