@@ -1,3 +1,11 @@
-//! The `dream-train` program.
+//! `dream-train`: the command line with the recipes of `dream-models`.
 
-fn main() {}
+use std::process::ExitCode;
+
+/// Keeps large freed buffers: a step allocates the same shapes again and again, and fresh pages cost faults.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    dream_trainer::cli::main(dream_models::recipes())
+}

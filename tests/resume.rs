@@ -1,0 +1,118 @@
+//! A run that was interrupted and continued is the uninterrupted run, bit for bit.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{Run, TINY};
+
+const CHECKPOINTS: [&str; 4] = [
+    "checkpoint.enable=true",
+    "checkpoint.keep_latest=0",
+    "metrics.jsonl=true",
+    "lr_scheduler.name=cosine",
+];
+
+/// The parts of the metrics that do not depend on the clock.
+fn numbers(folder: &Path) -> Vec<(u64, String, String, String)> {
+    let path = folder.join("outputs/dream-train/default/run/metrics.jsonl");
+    let text = fs::read_to_string(path).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    rows.map(|row| {
+        (
+            row["step"].as_u64().unwrap(),
+            row["loss"].to_string(),
+            row["grad_norm"].to_string(),
+            row["lr"].to_string(),
+        )
+    })
+    .collect()
+}
+
+#[track_caller]
+fn check_resume(mesh: &[&str], shuffle: bool) {
+    let shuffle = format!("data.shuffle={shuffle}");
+    let sets = [&CHECKPOINTS[..], mesh, &[&shuffle]].concat();
+    let whole = tempfile::tempdir().unwrap();
+    Run::new(whole.path(), TINY).with(&sets).go().unwrap();
+    let expected = numbers(whole.path());
+    assert_eq!(expected.len(), 6);
+    for stop in 1..6 {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, _) =
+            Run::new(folder.path(), TINY).with(&sets).stopping_after(stop).go().unwrap();
+        assert!(first.interrupted);
+        assert_eq!(first.step, stop);
+        let (second, _) = Run::new(folder.path(), TINY).with(&sets).go().unwrap();
+        assert_eq!(second.step, 6);
+        assert_eq!(numbers(folder.path()), expected, "interrupted after step {stop}");
+    }
+}
+
+#[test]
+fn one_rank_continues_bit_exactly_from_any_step() {
+    check_resume(&[], true);
+}
+
+#[test]
+fn replicas_continue_bit_exactly_from_any_step() {
+    check_resume(&["device_parameters.preset=ddp", "device_parameters.world_size=2"], false);
+}
+
+#[test]
+fn accumulation_and_momentum_continue_bit_exactly() {
+    check_resume(
+        &["optimizer.name=sgd", "optimizer.momentum=0.9", "training_parameters.micro_batch_size=2"],
+        true,
+    );
+}
+
+#[test]
+fn a_checkpoint_continues_on_another_number_of_replicas() {
+    let folder = tempfile::tempdir().unwrap();
+    Run::new(folder.path(), TINY).with(&CHECKPOINTS).stopping_after(3).go().unwrap();
+    let ddp = ["device_parameters.preset=ddp", "device_parameters.world_size=4"];
+    let (outcome, seen) = Run::new(folder.path(), TINY).with(&CHECKPOINTS).with(&ddp).go().unwrap();
+    assert_eq!(outcome.step, 6);
+    let whole = tempfile::tempdir().unwrap();
+    let (_, reference) =
+        Run::new(whole.path(), TINY).with(&["lr_scheduler.name=cosine"]).go().unwrap();
+    for (a, b) in seen.steps.iter().zip(&reference.steps[3..]) {
+        support::close(a.loss, b.loss, 1e-6, "loss");
+    }
+}
+
+#[test]
+fn resume_modes_refuse_what_would_surprise() {
+    let folder = tempfile::tempdir().unwrap();
+    let must =
+        Run::new(folder.path(), TINY).with(&CHECKPOINTS).with(&["checkpoint.resume=must"]).go();
+    assert!(must.unwrap_err().contains("holds no complete checkpoint"));
+    Run::new(folder.path(), TINY).with(&CHECKPOINTS).stopping_after(2).go().unwrap();
+    let never =
+        Run::new(folder.path(), TINY).with(&CHECKPOINTS).with(&["checkpoint.resume=never"]).go();
+    assert!(never.unwrap_err().contains("already holds a checkpoint of step 2"));
+}
+
+#[test]
+fn changed_data_is_refused_on_resume() {
+    let folder = tempfile::tempdir().unwrap();
+    Run::new(folder.path(), TINY).with(&CHECKPOINTS).stopping_after(2).go().unwrap();
+    let changed =
+        Run::new(folder.path(), TINY).with(&CHECKPOINTS).with(&["data.num_sequences=128"]).go();
+    assert!(changed.is_err());
+}
+
+#[test]
+fn weights_alone_start_a_fresh_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, trained) = Run::new(folder.path(), TINY).with(&CHECKPOINTS).go().unwrap();
+    let checkpoint =
+        folder.path().join("outputs/dream-train/default/run/checkpoints/step-00000006");
+    let other = tempfile::tempdir().unwrap();
+    let init = format!("checkpoint.init_from='{}'", checkpoint.display());
+    let (outcome, seen) = Run::new(other.path(), TINY).with(&[&init]).go().unwrap();
+    assert_eq!((outcome.step, seen.steps[0].step), (6, 1));
+    assert!(seen.steps[0].loss < trained.steps[0].loss, "it starts from trained weights");
+}
