@@ -21,6 +21,8 @@
 //! | [`recipe`] | trainers by name |
 //! | [`cli`] | the command line |
 
+mod allocator;
+
 pub mod world;
 
 pub mod mesh;
@@ -52,3 +54,5 @@ pub mod config;
 pub mod recipe;
 
 pub mod cli;
+
+pub use allocator::{Allocator, keep_freed_memory};

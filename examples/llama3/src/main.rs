@@ -1,6 +1,7 @@
 //! A user's recipe: Llama 3, trained by implementing the setup traits in a crate of one's own.
 //!
-//! The model comes from `dream-models`; any Burn module does. Run it with `cargo run --release -p llama3-recipe -- --config configs/llama3_debug.toml`.
+//! The model comes from `dream-models`; any Burn module does. Run it with `cargo run --release -p
+//! llama3-recipe -- --config configs/llama3_debug.toml`.
 
 use std::process::ExitCode;
 
@@ -13,7 +14,7 @@ use dream_trainer::train::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: dream_trainer::Allocator = dream_trainer::Allocator;
 
 struct MyLlama;
 
@@ -31,7 +32,8 @@ impl ModelSetup for MyLlama {
     }
 }
 
-/// What it can be run on: with this, `dp_replicate` may be more than 1. Gradients are summed in smaller messages than by default.
+/// What it can be run on: with this, `dp_replicate` may be more than 1. Gradients are summed in
+/// smaller messages than by default.
 impl ApplyReplicate for MyLlama {
     fn apply_replicate(
         &self,
@@ -43,7 +45,8 @@ impl ApplyReplicate for MyLlama {
     }
 }
 
-/// What a step does: a forward pass and a loss. The trainer owns accumulation, reduction, clipping and the optimizer.
+/// What a step does: a forward pass and a loss. The trainer owns accumulation, reduction, clipping
+/// and the optimizer.
 impl TrainingStep for MyLlama {
     type Batch = TokenBatch;
     type Output = Tensor<3>;

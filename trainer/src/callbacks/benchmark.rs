@@ -9,7 +9,8 @@ use crate::metrics::{Spread, StepInfo, Utilization, format};
 
 /// Times steps after a warm-up and prints medians at the end of the run.
 ///
-/// Validations, checkpoints and the warm-up do not count. The median is the headline: it does not move when one step is late.
+/// Validations, checkpoints and the warm-up do not count. The median is the headline: it does not
+/// move when one step is late.
 pub struct Benchmark {
     terminal: Terminal,
     series: Series,

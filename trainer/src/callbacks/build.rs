@@ -20,8 +20,9 @@ pub enum Verbosity {
 
 /// Builds the callbacks that `[metrics]` and `[callbacks]` ask for.
 ///
-/// Loggers come first, so that what is on disk never lags behind what was seen; within them the learning rates come before the rows they belong to. Progress
-/// bars end before the last lines are printed.
+/// Loggers come first, so that what is on disk never lags behind what was seen; within them the
+/// learning rates come before the rows they belong to. Progress bars end before the last lines are
+/// printed.
 pub fn build(
     metrics: &MetricsConfig,
     callbacks: &CallbacksConfig,

@@ -47,7 +47,8 @@ pub struct RunView {
 }
 
 impl RunView {
-    /// Returns what turns step seconds into model FLOPs utilization, if both the model's work and the device's peak are known.
+    /// Returns what turns step seconds into model FLOPs utilization, if both the model's work and
+    /// the device's peak are known.
     pub fn utilization(
         &self,
         report: &SetupReport,
@@ -121,7 +122,8 @@ pub enum Interruption {
     Failed(String),
 }
 
-/// What a callback may ask of the trainer after a step. Requests are honored at the end of that step, on all ranks together.
+/// What a callback may ask of the trainer after a step. Requests are honored at the end of that
+/// step, on all ranks together.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Requests {
     /// Saves a checkpoint.
@@ -134,9 +136,11 @@ pub struct Requests {
 
 /// Listens to a run.
 ///
-/// Events arrive in this order: `pre_launch`, `pre_configure`, `post_configure`, `pre_setup`, `post_setup`, `pre_fit`, then per epoch `pre_epoch`, steps,
-/// `post_epoch`, and at the end `post_fit` or `on_interrupt`. A step is `pre_train_step`, `pre_optimizer_step` and `post_optimizer_step` per
-/// optimizer, `post_train_step`. A validation is `pre_validation`, `post_validation_step` per batch, `post_validation`.
+/// Events arrive in this order: `pre_launch`, `pre_configure`, `post_configure`, `pre_setup`,
+/// `post_setup`, `pre_fit`, then per epoch `pre_epoch`, steps, `post_epoch`, and at the end
+/// `post_fit` or `on_interrupt`. A step is `pre_train_step`, `pre_optimizer_step` and
+/// `post_optimizer_step` per optimizer, `post_train_step`. A validation is `pre_validation`,
+/// `post_validation_step` per batch, `post_validation`.
 #[expect(unused_variables, reason = "default methods ignore what they are told")]
 pub trait Callback: Send {
     /// Returns the name used in errors and as the key of saved state.

@@ -23,8 +23,9 @@ pub struct DuplicateCallback {
 
 /// Tells every event to every callback, in the order they were added.
 ///
-/// All ranks hold the same callbacks in the same order; those for rank zero alone hear nothing elsewhere. The first error ends an event, except for
-/// `post_fit` and `on_interrupt`: the end of a run reaches every callback, so that each can close its files.
+/// All ranks hold the same callbacks in the same order; those for rank zero alone hear nothing
+/// elsewhere. The first error ends an event, except for `post_fit` and `on_interrupt`: the end of a
+/// run reaches every callback, so that each can close its files.
 pub struct CallbackSet {
     rank: usize,
     callbacks: Vec<Box<dyn Callback>>,

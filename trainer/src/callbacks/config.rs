@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CallbacksConfig {
-    /// Shows a progress bar with step, loss, gradient norm, tokens/s and time left when standard error is a terminal.
+    /// Shows a progress bar with step, loss, gradient norm, tokens/s and time left when standard
+    /// error is a terminal.
     pub progress_bar: bool,
     /// Prints a table of the model, the mesh and the data before the first step.
     pub summary: bool,

@@ -8,7 +8,8 @@ use crate::metrics::{
     validation_line,
 };
 
-/// Prints a line for the first step and every few, for validations and checkpoints, and one at the end.
+/// Prints a line for the first step and every few, for validations and checkpoints, and one at the
+/// end.
 pub struct ConsoleLine {
     terminal: Terminal,
     every_n_steps: u64,

@@ -7,7 +7,8 @@ use crate::metrics::{SharedSink, StepInfo};
 
 /// Adds `lr/<optimizer>` to the metrics of each step that used more than one optimizer.
 ///
-/// With a single optimizer the `lr` of [`StepInfo`] says it all. It stands before the loggers in a [`super::CallbackSet`], because they write the row.
+/// With a single optimizer the `lr` of [`StepInfo`] says it all. It stands before the loggers in a
+/// [`super::CallbackSet`], because they write the row.
 pub struct LearningRateLogger {
     sinks: Vec<SharedSink>,
     rates: BTreeMap<String, f64>,

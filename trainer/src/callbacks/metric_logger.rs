@@ -5,9 +5,11 @@ use crate::metrics::{
     JsonlSink, SharedSink, StepInfo, TensorBoardSink, Utilization, ValidationInfo,
 };
 
-/// Writes every step and every validation to one sink; sanity validations are no results and left out.
+/// Writes every step and every validation to one sink; sanity validations are no results and left
+/// out.
 ///
-/// A sink that cannot be opened fails `pre_fit`, before anything is trained. Rows that cannot be written later cost a warning; see [`SharedSink`].
+/// A sink that cannot be opened fails `pre_fit`, before anything is trained. Rows that cannot be
+/// written later cost a warning; see [`SharedSink`].
 pub struct MetricLogger {
     sink: SharedSink,
     name: &'static str,

@@ -1,6 +1,7 @@
 //! Callbacks: what listens to a run without being part of its mathematics.
 //!
-//! A [`Callback`] sees the events of a run; a [`CallbackSet`] tells them to all of them in order. [`build`] makes the standard set of a configuration.
+//! A [`Callback`] sees the events of a run; a [`CallbackSet`] tells them to all of them in order.
+//! [`build`] makes the standard set of a configuration.
 //!
 //! | callback | what it does |
 //! | --- | --- |

@@ -96,17 +96,20 @@ impl Node {
         }
     }
 
-    /// Returns the children that are modules, list elements by index; parameters of the root itself have no module to be counted in.
+    /// Returns the children that are modules, list elements by index; parameters of the root itself
+    /// have no module to be counted in.
     fn modules(&self, is_root: bool) -> Vec<(&str, &Self)> {
         let children = self.children.iter().filter(|(_, node)| is_root || node.shape.is_none());
         let mut modules: Vec<_> = children.map(|(name, node)| (name.as_str(), node)).collect();
-        // Paths sorted as text have element 10 before element 2. Names keep their place: the sort is stable.
+        // Paths sorted as text have element 10 before element 2. Names keep their place: the sort
+        // is stable.
         modules.sort_by_key(|(name, _)| index(name));
         modules
     }
 }
 
-/// Returns the index of a list element, 0 for what is not one; offset so that names never look like neighbors.
+/// Returns the index of a list element, 0 for what is not one; offset so that names never look like
+/// neighbors.
 fn index(name: &str) -> u64 {
     name.parse::<u64>().map_or(0, |index| index.saturating_add(2))
 }

@@ -5,7 +5,8 @@ use indicatif::ProgressStyle;
 use super::{Callback, CallbackResult, Interruption, Requests, RunView, Terminal};
 use crate::metrics::{StepInfo, TimeLeft, ValidationInfo, format};
 
-/// Draws step, loss, gradient norm, tokens/s and time left, and a second bar while a validation runs.
+/// Draws step, loss, gradient norm, tokens/s and time left, and a second bar while a validation
+/// runs.
 ///
 /// Nothing is drawn where the terminal shows no bars.
 pub struct ProgressBar {

@@ -4,8 +4,8 @@ use super::Requests;
 
 /// The requests of a whole set of callbacks, with the position of the one that asked to stop.
 ///
-/// Callbacks on different ranks may ask for different things. [`MergedRequests::to_codes`] makes them numbers whose element-wise maximum over ranks is what all
-/// ranks then do together.
+/// Callbacks on different ranks may ask for different things. [`MergedRequests::to_codes`] makes
+/// them numbers whose element-wise maximum over ranks is what all ranks then do together.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct MergedRequests {
     /// Saves a checkpoint.

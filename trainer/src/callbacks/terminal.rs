@@ -7,8 +7,9 @@ use indicatif::{MultiProgress, ProgressDrawTarget};
 
 /// A handle to the place where a run shows itself: lines go to a writer, bars to standard error.
 ///
-/// Every line clears the bars first and lets them draw again behind it, so neither garbles the other. A console that goes away, such as a closed pipe, is
-/// warned of once and does not end the run.
+/// Every line clears the bars first and lets them draw again behind it, so neither garbles the
+/// other. A console that goes away, such as a closed pipe, is warned of once and does not end the
+/// run.
 #[derive(Clone)]
 pub struct Terminal {
     lines: Arc<Mutex<Lines>>,
@@ -69,7 +70,8 @@ impl Terminal {
         });
     }
 
-    /// Clears the bars, runs `print` and draws them again; for whatever else prints, such as log lines.
+    /// Clears the bars, runs `print` and draws them again; for whatever else prints, such as log
+    /// lines.
     ///
     /// `print` must not use this terminal.
     pub fn suspend<R>(&self, print: impl FnOnce() -> R) -> R {

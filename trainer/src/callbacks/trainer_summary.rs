@@ -4,7 +4,8 @@ use super::{BatchShape, Callback, CallbackResult, ModelSummary, RunView, SetupRe
 use crate::mesh::AxisSet;
 use crate::metrics::format;
 
-/// Prints the model table, the mesh, the arithmetic of a batch, data, optimizers and steps when everything is set up.
+/// Prints the model table, the mesh, the arithmetic of a batch, data, optimizers and steps when
+/// everything is set up.
 pub struct TrainerSummary {
     terminal: Terminal,
     depth: usize,

@@ -1,4 +1,5 @@
-//! Work off the training thread: one thread per save, joined before the next one and before the run ends.
+//! Work off the training thread: one thread per save, joined before the next one and before the run
+//! ends.
 
 use std::path::Path;
 use std::thread::{self, JoinHandle};
@@ -14,9 +15,9 @@ use super::error::CheckpointError;
 /// later step  wait on every rank, gather the rank files, commit on the first rank
 /// ```
 ///
-/// Waiting happens at a step every rank agrees on, because gathering is a collective. Nothing counts as saved before
-/// the commit, so a process that dies in between falls back to the previous checkpoint. Dropping waits, too: an exit
-/// path does not cut a write short.
+/// Waiting happens at a step every rank agrees on, because gathering is a collective. Nothing
+/// counts as saved before the commit, so a process that dies in between falls back to the previous
+/// checkpoint. Dropping waits, too: an exit path does not cut a write short.
 #[derive(Debug)]
 #[must_use = "an error of the background write is only reported by `wait`"]
 pub struct Background<T> {

@@ -1,4 +1,5 @@
-//! Rectangular blocks of a tensor: intersection, tiling and copying between row-major buffers. Pure index arithmetic.
+//! Rectangular blocks of a tensor: intersection, tiling and copying between row-major buffers. Pure
+//! index arithmetic.
 
 use std::fmt;
 use std::ops::Range;
@@ -99,8 +100,8 @@ impl Block {
 
     /// Cuts the row-major range `range` of a tensor of shape `shape` into blocks, in order.
     ///
-    /// A flat shard of a parameter (equal numbers of elements per rank, regardless of rows) becomes at most
-    /// `2 * rank - 1` blocks.
+    /// A flat shard of a parameter (equal numbers of elements per rank, regardless of rows) becomes
+    /// at most `2 * rank - 1` blocks.
     ///
     /// # Panics
     ///
@@ -173,7 +174,8 @@ pub(crate) fn check_tiling(shape: &[usize], blocks: &[&Block]) -> Result<(), Til
     let mut sorted = blocks.to_vec();
     sorted.sort();
     for (i, first) in sorted.iter().enumerate() {
-        // Sorted by their start in the first dim: beyond the first block's end nothing can overlap it.
+        // Sorted by their start in the first dim: beyond the first block's end nothing can overlap
+        // it.
         let reach = if shape.is_empty() { 1 } else { first.end(0) };
         let near =
             sorted[i + 1..].iter().take_while(|b| b.offset.first().is_none_or(|&o| o < reach));
@@ -184,7 +186,8 @@ pub(crate) fn check_tiling(shape: &[usize], blocks: &[&Block]) -> Result<(), Til
             });
         }
     }
-    // Disjoint blocks inside the tensor cannot hold more elements than it, so the sum does not overflow.
+    // Disjoint blocks inside the tensor cannot hold more elements than it, so the sum does not
+    // overflow.
     let covered = sorted.iter().filter_map(|block| block.num_elements()).sum();
     if covered != total {
         return Err(TilingError::Gap { covered, total, shape: shape.to_vec() });

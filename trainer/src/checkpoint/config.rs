@@ -12,7 +12,8 @@ pub enum ResumeMode {
     /// Continues from the newest complete checkpoint of this run if there is one.
     #[default]
     Auto,
-    /// Starts afresh; an existing checkpoint of this run is an error, so that nothing is overwritten.
+    /// Starts afresh; an existing checkpoint of this run is an error, so that nothing is
+    /// overwritten.
     Never,
     /// Continues; having no checkpoint is an error.
     Must,
@@ -36,7 +37,8 @@ pub struct CheckpointConfig {
     pub resume: ResumeMode,
     /// Step to resume from instead of the newest.
     pub resume_step: Option<u64>,
-    /// Checkpoint folder or Hugging Face folder whose weights alone a fresh run starts from. Ignored, and said so, when the run resumes.
+    /// Checkpoint folder or Hugging Face folder whose weights alone a fresh run starts from.
+    /// Ignored, and said so, when the run resumes.
     pub init_from: Option<PathBuf>,
 }
 

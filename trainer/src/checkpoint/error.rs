@@ -238,10 +238,11 @@ impl CheckpointError {
         Self::UnsupportedType { key: key.to_owned(), dtype: dtype.name().to_owned() }
     }
 
-    /// Returns whether the checkpoint itself is damaged or unfinished, so that an older one is the right answer.
+    /// Returns whether the checkpoint itself is damaged or unfinished, so that an older one is the
+    /// right answer.
     ///
-    /// A checkpoint of a newer release or one that the system refuses to read is intact: passing over it would
-    /// silently train on from an older state.
+    /// A checkpoint of a newer release or one that the system refuses to read is intact: passing
+    /// over it would silently train on from an older state.
     pub fn is_damage(&self) -> bool {
         match self {
             Self::TensorFile(error) => {

@@ -1,4 +1,5 @@
-//! Host tensors made without a second copy: allocated with the alignment of their elements, filled in place.
+//! Host tensors made without a second copy: allocated with the alignment of their elements, filled
+//! in place.
 
 use burn::tensor::{Bytes, DType, DataError, TensorData};
 use bytemuck::Pod;

@@ -17,8 +17,8 @@ use super::{dtype, host};
 
 /// A complete checkpoint, opened for reading; threads may share it.
 ///
-/// Files are mapped when first needed, and their checksum is compared before a byte of them is handed out: a run that
-/// loads on the mesh that saved reads and verifies only what it holds.
+/// Files are mapped when first needed, and their checksum is compared before a byte of them is
+/// handed out: a run that loads on the mesh that saved reads and verifies only what it holds.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -27,7 +27,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens the checkpoint folder `path`: its manifest is checked, and that its files are there in full.
+    /// Opens the checkpoint folder `path`: its manifest is checked, and that its files are there in
+    /// full.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let manifest = Manifest::read(path)?;
         check_files(path, &manifest)?;
@@ -122,7 +123,8 @@ impl Checkpoint {
         let parts: Vec<&BlockEntry> = tensor.blocks.iter().filter(overlaps).collect();
         let files = parts.iter().map(|part| self.file(&part.file));
         let files = files.collect::<Result<Vec<_>, _>>()?;
-        // All parts are checked before memory is taken: they bound how large the block can honestly be.
+        // All parts are checked before memory is taken: they bound how large the block can honestly
+        // be.
         let sources = parts.iter().zip(&files);
         let sources = sources.map(|(part, file)| mapped(file, key, tensor, part));
         let sources = sources.collect::<Result<Vec<_>, _>>()?;

@@ -39,13 +39,14 @@ pub struct Manifest {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunState {
-    /// The mesh that wrote the checkpoint, with its axis order. Loading on another one is a reshard, which the loader
-    /// can tell from this field.
+    /// The mesh that wrote the checkpoint, with its axis order. Loading on another one is a
+    /// reshard, which the loader can tell from this field.
     pub mesh: Value,
     /// The resolved configuration.
     pub config: Value,
-    /// Counters, data position, schedules, random state, callbacks. What differs between ranks is gathered by the
-    /// caller: one value is kept per key. JSON has no infinities and no NaN, which would be saved as null.
+    /// Counters, data position, schedules, random state, callbacks. What differs between ranks is
+    /// gathered by the caller: one value is kept per key. JSON has no infinities and no NaN, which
+    /// would be saved as null.
     pub state: Value,
 }
 

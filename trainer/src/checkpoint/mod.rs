@@ -1,8 +1,9 @@
 //! Checkpoints: the state of a run on disk, independent of the mesh that wrote it.
 //!
-//! A checkpoint is one folder. Every saving rank streams its local blocks into one safetensors file; a versioned
-//! `manifest.json` says which block of which global tensor lies where, and carries the mesh, the configuration and the
-//! small state (counters, data position, schedules, callbacks). Tensors are keyed by a section and the parameter path:
+//! A checkpoint is one folder. Every saving rank streams its local blocks into one safetensors
+//! file; a versioned `manifest.json` says which block of which global tensor lies where, and
+//! carries the mesh, the configuration and the small state (counters, data position, schedules,
+//! callbacks). Tensors are keyed by a section and the parameter path:
 //! `model/layers.0.attention.wq.weight`.
 //!
 //! ```text
@@ -16,26 +17,28 @@
 //!
 //! # Saving
 //!
-//! [`CheckpointStore::begin`] on one rank, a barrier, [`CheckpointStore::join`] on the others; [`Save::write_rank`] on
-//! every rank that holds something; gather the [`RankFile`]s on the first rank; [`Save::commit`]. Files are synced
-//! before the manifest is written and the folder is renamed after it, so a process killed at any moment leaves either
-//! the whole new checkpoint or none of it, and the previous one untouched. [`Background`] moves the writing off the
-//! training thread.
+//! [`CheckpointStore::begin`] on one rank, a barrier, [`CheckpointStore::join`] on the others;
+//! [`Save::write_rank`] on every rank that holds something; gather the [`RankFile`]s on the first
+//! rank; [`Save::commit`]. Files are synced before the manifest is written and the folder is
+//! renamed after it, so a process killed at any moment leaves either the whole new checkpoint or
+//! none of it, and the previous one untouched. [`Background`] moves the writing off the training
+//! thread.
 //!
 //! # Loading
 //!
-//! [`CheckpointStore::scan`] finds the newest usable step and says why newer folders were passed over.
-//! [`Checkpoint::read_block`] assembles any block from whatever blocks were written, so a run loads on any mesh. A
-//! file is checked against its checksum before its first byte is handed out.
+//! [`CheckpointStore::scan`] finds the newest usable step and says why newer folders were passed
+//! over. [`Checkpoint::read_block`] assembles any block from whatever blocks were written, so a run
+//! loads on any mesh. A file is checked against its checksum before its first byte is handed out.
 //!
 //! # Versions
 //!
-//! A reader knows every version up to [`Manifest::VERSION`]; a newer one is an error, never a guess. Manifests are
-//! strict: a new field means a new version, because an older reader cannot know whether ignoring it is harmless.
-//! Nothing rewrites a manifest, so nothing is lost by reading with another version.
+//! A reader knows every version up to [`Manifest::VERSION`]; a newer one is an error, never a
+//! guess. Manifests are strict: a new field means a new version, because an older reader cannot
+//! know whether ignoring it is harmless. Nothing rewrites a manifest, so nothing is lost by reading
+//! with another version.
 //!
-//! This module knows neither models nor ranks' communication: tensors come and go as [`burn::tensor::TensorData`].
-//! [`hf`] reads and writes Hugging Face directories.
+//! This module knows neither models nor ranks' communication: tensors come and go as
+//! [`burn::tensor::TensorData`]. [`hf`] reads and writes Hugging Face directories.
 
 mod background;
 mod block;

@@ -11,10 +11,11 @@ use super::store::CheckpointStore;
 const LEFTOVERS: [&str; 2] = [".partial", ".removing"];
 
 impl CheckpointStore {
-    /// Removes the oldest complete checkpoints until `keep_latest` are left, 0 keeping all, and returns their steps.
+    /// Removes the oldest complete checkpoints until `keep_latest` are left, 0 keeping all, and
+    /// returns their steps.
     ///
-    /// The checkpoint of `just_saved` stays in any case. A folder is renamed before its files go, so that an
-    /// interrupted removal leaves no half checkpoint under a good name.
+    /// The checkpoint of `just_saved` stays in any case. A folder is renamed before its files go,
+    /// so that an interrupted removal leaves no half checkpoint under a good name.
     pub fn retain(&self, keep_latest: usize, just_saved: u64) -> Result<Vec<u64>, CheckpointError> {
         let steps = self.list()?;
         let surplus = if keep_latest == 0 { 0 } else { steps.len().saturating_sub(keep_latest) };

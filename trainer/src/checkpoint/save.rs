@@ -1,4 +1,5 @@
-//! Writing one checkpoint: every rank its file, then the manifest, then the rename that makes it count.
+//! Writing one checkpoint: every rank its file, then the manifest, then the rename that makes it
+//! count.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -63,7 +64,8 @@ pub struct SavedBlock {
     pub block: Block,
 }
 
-/// A checkpoint being written. Dropping it leaves an uncommitted folder, which the next save removes.
+/// A checkpoint being written. Dropping it leaves an uncommitted folder, which the next save
+/// removes.
 #[derive(Debug, Clone)]
 pub struct Save {
     pub(crate) root: PathBuf,
@@ -80,12 +82,14 @@ impl Save {
 
     /// Streams the blocks of one rank into its file and syncs it.
     ///
-    /// A tensor that several ranks hold in full is passed by one of them only. A rank may pass several blocks of one
-    /// tensor. Empty blocks of tensors that are not empty themselves are skipped.
+    /// A tensor that several ranks hold in full is passed by one of them only. A rank may pass
+    /// several blocks of one tensor. Empty blocks of tensors that are not empty themselves are
+    /// skipped.
     ///
     /// # Errors
     ///
-    /// A block outside of its tensor, a type without a form on disk, a failed write. The folder stays uncommitted.
+    /// A block outside of its tensor, a type without a form on disk, a failed write. The folder
+    /// stays uncommitted.
     pub fn write_rank(
         &self,
         rank: usize,
@@ -104,7 +108,8 @@ impl Save {
 
     /// Makes the checkpoint count, once the files of all ranks are there.
     ///
-    /// Every tensor must be whole: blocks that overlap or leave gaps are errors here, not when a later run loads.
+    /// Every tensor must be whole: blocks that overlap or leave gaps are errors here, not when a
+    /// later run loads.
     pub fn commit(
         self,
         run: RunState,
@@ -171,7 +176,8 @@ pub(crate) fn sync_folder(path: &Path) -> Result<(), CheckpointError> {
     sync().map_err(CheckpointError::io("sync", path))
 }
 
-/// Does nothing: folders cannot be opened for syncing here, the file system journals renames by itself.
+/// Does nothing: folders cannot be opened for syncing here, the file system journals renames by
+/// itself.
 #[cfg(not(unix))]
 pub(crate) fn sync_folder(_path: &Path) -> Result<(), CheckpointError> {
     Ok(())

@@ -1,4 +1,5 @@
-//! The directory that holds a run's checkpoints: which are there, which is the newest usable, where the next one goes.
+//! The directory that holds a run's checkpoints: which are there, which is the newest usable, where
+//! the next one goes.
 
 use std::fs;
 use std::io::{self, Write};
@@ -53,7 +54,8 @@ impl CheckpointStore {
         &self.root
     }
 
-    /// Creates the directory if needed and proves, by writing and removing a file, that it can hold checkpoints.
+    /// Creates the directory if needed and proves, by writing and removing a file, that it can hold
+    /// checkpoints.
     pub fn check_writable(&self) -> Result<(), CheckpointError> {
         let probe = self.root.join(format!(".probe-{}", std::process::id()));
         let write = || {
@@ -83,8 +85,8 @@ impl CheckpointStore {
     ///
     /// # Errors
     ///
-    /// A checkpoint that is intact but cannot be read, one of a newer release for instance, is an error: training on
-    /// from an older one would be a silent fallback.
+    /// A checkpoint that is intact but cannot be read, one of a newer release for instance, is an
+    /// error: training on from an older one would be a silent fallback.
     pub fn scan(&self, check: Check) -> Result<Scan, CheckpointError> {
         let mut skipped = Vec::new();
         for (step, path) in self.folders()?.into_iter().rev() {
@@ -120,7 +122,8 @@ impl CheckpointStore {
         Ok(checkpoint)
     }
 
-    /// Starts the checkpoint of `step`. One rank calls this; the others [`CheckpointStore::join`] after a barrier.
+    /// Starts the checkpoint of `step`. One rank calls this; the others [`CheckpointStore::join`]
+    /// after a barrier.
     ///
     /// What earlier saves left unfinished is removed.
     pub fn begin(&self, step: u64) -> Result<Save, CheckpointError> {
@@ -144,8 +147,8 @@ impl CheckpointStore {
         }
     }
 
-    /// Renames the folders of later steps, so that a run continuing from `step` can save them anew, and returns the
-    /// new names. Nothing is deleted.
+    /// Renames the folders of later steps, so that a run continuing from `step` can save them anew,
+    /// and returns the new names. Nothing is deleted.
     pub fn set_aside_after(&self, step: u64) -> Result<Vec<PathBuf>, CheckpointError> {
         let mut moved = Vec::new();
         for (_, path) in self.folders()?.into_iter().filter(|folder| folder.0 > step) {

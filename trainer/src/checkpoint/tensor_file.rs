@@ -1,6 +1,7 @@
 //! One safetensors file: streamed out with its checksum, memory-mapped in with its header checked.
 //!
-//! The header is parsed here instead of by `SafeTensors::deserialize`, whose size check overflows on hostile offsets.
+//! The header is parsed here instead of by `SafeTensors::deserialize`, whose size check overflows
+//! on hostile offsets.
 #![expect(unsafe_code, reason = "memory-mapping a file is unsafe")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -94,7 +95,8 @@ pub(crate) fn write(
     mut tensors: Vec<TensorSource<'_>>,
     metadata: Option<HashMap<String, String>>,
 ) -> Result<Written, TensorFileError> {
-    // Wide elements first keeps every tensor aligned to its element, which lets readers use it in place.
+    // Wide elements first keeps every tensor aligned to its element, which lets readers use it in
+    // place.
     tensors.sort_by(|a, b| b.dtype.bitsize().cmp(&a.dtype.bitsize()).then(a.name.cmp(&b.name)));
     let header = header(&tensors, metadata).map_err(|kind| kind.at(path))?;
     let parts = [&(header.len() as u64).to_le_bytes()[..], &header];
@@ -193,8 +195,9 @@ fn map(path: &Path) -> Result<Mmap, TensorFileErrorKind> {
         io::ErrorKind::NotFound => TensorFileErrorKind::Missing,
         _ => TensorFileErrorKind::Read(error),
     })?;
-    // SAFETY: the map is read-only, and tensor files are written once under another folder name and never changed
-    // after; a file cut short by someone else while it is mapped ends the process with SIGBUS, it corrupts nothing.
+    // SAFETY: the map is read-only, and tensor files are written once under another folder name and
+    // never changed after; a file cut short by someone else while it is mapped ends the process
+    // with SIGBUS, it corrupts nothing.
     unsafe { Mmap::map(&file) }.map_err(TensorFileErrorKind::Read)
 }
 
@@ -208,7 +211,8 @@ fn parse_header(file: &[u8]) -> Result<(usize, Metadata), TensorFileErrorKind> {
     let Some(header) = header.and_then(|length| rest.get(..length)) else {
         return Err(TensorFileErrorKind::HeaderLength { header_bytes, file_bytes });
     };
-    // Parsing also checks that the tensors follow each other without gaps and that sizes match shapes.
+    // Parsing also checks that the tensors follow each other without gaps and that sizes match
+    // shapes.
     let metadata: Metadata = serde_json::from_slice(header).map_err(TensorFileErrorKind::Header)?;
     let expected = (metadata.data_len() as u64).saturating_add(8 + header_bytes);
     if expected != file_bytes {

@@ -2,12 +2,14 @@
 //!
 //! # References
 //!
-//! NCCL tests, "Performance reported by NCCL tests": the size S is the larger of a rank's input and output, the algorithm
-//! bandwidth is S/t, and the bus bandwidth multiplies it by what a ring moves over each link per byte of S.
+//! NCCL tests, "Performance reported by NCCL tests": the size S is the larger of a rank's input and
+//! output, the algorithm bandwidth is S/t, and the bus bandwidth multiplies it by what a ring moves
+//! over each link per byte of S.
 
 use super::Collective;
 
-/// Returns the size S of a call from the bytes of a rank's input: the larger of its input and its output.
+/// Returns the size S of a call from the bytes of a rank's input: the larger of its input and its
+/// output.
 pub fn nominal_bytes(collective: &Collective, input_bytes: usize, group_size: usize) -> usize {
     match collective {
         Collective::AllGather { .. } | Collective::Gather { .. } => input_bytes * group_size,

@@ -1,4 +1,5 @@
-//! What a rank asks of its group: the collectives, their arguments, and the rules a single call must satisfy.
+//! What a rank asks of its group: the collectives, their arguments, and the rules a single call
+//! must satisfy.
 
 use std::fmt;
 use std::panic::Location;
@@ -59,7 +60,8 @@ pub enum Collective {
         /// The reduction.
         op: ReduceOp,
     },
-    /// Member i gets the i-th equal part along `split_dim` of every input, concatenated along `concat_dim`.
+    /// Member i gets the i-th equal part along `split_dim` of every input, concatenated along
+    /// `concat_dim`.
     AllToAll {
         /// The dimension that is cut.
         split_dim: usize,
@@ -93,7 +95,8 @@ pub enum Collective {
 }
 
 impl Collective {
-    /// The names of all operations a group counts, in the order of [`Self::index`], then `send` and `recv`.
+    /// The names of all operations a group counts, in the order of [`Self::index`], then `send` and
+    /// `recv`.
     pub const NAMES: [&'static str; 11] = [
         "all_reduce",
         "all_gather",

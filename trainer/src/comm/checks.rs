@@ -1,6 +1,8 @@
-//! Checks that a world communicates rightly: known inputs and outputs of every operation, for any number of ranks.
+//! Checks that a world communicates rightly: known inputs and outputs of every operation, for any
+//! number of ranks.
 //!
-//! With four ranks the inputs are the textbook vectors, such as `[0, 1, 2, 3] + rank`; with n ranks they have n elements.
+//! With four ranks the inputs are the textbook vectors, such as `[0, 1, 2, 3] + rank`; with n ranks
+//! they have n elements.
 
 use std::time::Duration;
 
@@ -175,7 +177,8 @@ fn chain(group: &ProcessGroup) -> Result<(), CheckError> {
     Ok(())
 }
 
-/// Lets the ranks come one after the other: nobody may leave before the last has come and left word.
+/// Lets the ranks come one after the other: nobody may leave before the last has come and left
+/// word.
 fn barrier(group: &ProcessGroup) -> Result<(), CheckError> {
     let (r, n) = (group.rank(), group.size());
     std::thread::sleep(Duration::from_millis((50 * r / n) as u64));

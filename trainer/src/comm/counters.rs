@@ -42,7 +42,8 @@ impl CommCounters {
         all.filter(|(_, count)| count.calls > 0).collect()
     }
 
-    /// Returns the uses of one operation by its name, such as `all_reduce`; zero for a name that is not an operation.
+    /// Returns the uses of one operation by its name, such as `all_reduce`; zero for a name that is
+    /// not an operation.
     pub fn of(&self, name: &str) -> OpCount {
         self.snapshot().get(name).copied().unwrap_or_default()
     }

@@ -1,4 +1,5 @@
-//! [`CommError`]: how communication fails. Every variant is the same on all members of the group that failed.
+//! [`CommError`]: how communication fails. Every variant is the same on all members of the group
+//! that failed.
 
 use std::fmt;
 use std::time::Duration;

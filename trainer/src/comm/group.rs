@@ -26,9 +26,10 @@ pub struct GroupIdentity {
 
 /// Connects one rank with the other members of a group.
 ///
-/// Ranks, roots and peers in the methods are indices in the group, `0..size()`. Every collective exists twice: the plain form
-/// waits for the result, the `issue_` form returns [`Work`] at once. All members make the same calls in the same order. Buffers
-/// are reused where an input has the size of the output, and a group of one returns every input untouched.
+/// Ranks, roots and peers in the methods are indices in the group, `0..size()`. Every collective
+/// exists twice: the plain form waits for the result, the `issue_` form returns [`Work`] at once.
+/// All members make the same calls in the same order. Buffers are reused where an input has the
+/// size of the output, and a group of one returns every input untouched.
 ///
 /// Clones share the sequence of calls.
 #[derive(Clone)]
@@ -77,8 +78,8 @@ impl ProcessGroup {
     ///
     /// # Communication
     ///
-    /// Every member reduces some of the chunks over all inputs in the order of the members. f16 and bf16 reduce in f32 and round
-    /// once. The f32 error of a sum is at most (n - 1) eps sum|x|.
+    /// Every member reduces some of the chunks over all inputs in the order of the members. f16 and
+    /// bf16 reduce in f32 and round once. The f32 error of a sum is at most (n - 1) eps sum|x|.
     ///
     /// # Errors
     ///
@@ -114,7 +115,8 @@ impl ProcessGroup {
     ///
     /// # Shapes
     ///
-    /// `[.., n d, ..]`, equal on all members, to `[.., d, ..]`; a size that does not divide is an error on all members.
+    /// `[.., n d, ..]`, equal on all members, to `[.., d, ..]`; a size that does not divide is an
+    /// error on all members.
     #[track_caller]
     pub fn reduce_scatter(
         &self,
@@ -136,11 +138,13 @@ impl ProcessGroup {
         self.issue(Collective::ReduceScatter { dim, op }, Some(data), Location::caller())
     }
 
-    /// Returns this member's equal part along `split_dim` of every input, concatenated along `concat_dim`.
+    /// Returns this member's equal part along `split_dim` of every input, concatenated along
+    /// `concat_dim`.
     ///
     /// # Shapes
     ///
-    /// `split_dim` shrinks to its n-th part, then `concat_dim` grows n-fold; equal dimensions keep the shape.
+    /// `split_dim` shrinks to its n-th part, then `concat_dim` grows n-fold; equal dimensions keep
+    /// the shape.
     #[track_caller]
     pub fn all_to_all(
         &self,
@@ -175,7 +179,8 @@ impl ProcessGroup {
         self.issue(Collective::Broadcast { root }, Some(data), Location::caller())
     }
 
-    /// Returns this member's equal part along dimension 0 of the tensor that `root`, and only `root`, gives.
+    /// Returns this member's equal part along dimension 0 of the tensor that `root`, and only
+    /// `root`, gives.
     #[track_caller]
     pub fn scatter(&self, data: Option<TensorData>, root: usize) -> Result<TensorData, CommError> {
         self.issue_scatter(data, root)?.wait()
@@ -251,7 +256,8 @@ impl ProcessGroup {
         self.issue_recv(from, tag)?.wait()
     }
 
-    /// Issues [`Self::recv`]; several receives under one tag get the tensors in the order they were issued.
+    /// Issues [`Self::recv`]; several receives under one tag get the tensors in the order they were
+    /// issued.
     #[track_caller]
     pub fn issue_recv(&self, from: usize, tag: u64) -> Result<Work, CommError> {
         let site = Location::caller();
@@ -300,7 +306,8 @@ impl ProcessGroup {
         Err(self.reject(format!("{operation} at {}:{}", site.file(), site.line()), problem))
     }
 
-    /// Fails the whole group: a call that one member cannot make is one that its peers wait for in vain.
+    /// Fails the whole group: a call that one member cannot make is one that its peers wait for in
+    /// vain.
     fn reject(&self, call: String, problem: super::CallProblem) -> CommError {
         let error = CommError::Rejected {
             group: self.identity.name.clone(),

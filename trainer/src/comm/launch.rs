@@ -49,7 +49,8 @@ impl<E: Display> Display for RankFault<E> {
     }
 }
 
-/// Describes a run of which at least one rank failed: the first one in full, the others by one line each.
+/// Describes a run of which at least one rank failed: the first one in full, the others by one line
+/// each.
 #[derive(Debug)]
 pub struct RankFailure<E> {
     /// The rank that failed first.
@@ -76,11 +77,12 @@ impl<E: std::error::Error + 'static> std::error::Error for RankFailure<E> {
     }
 }
 
-/// Runs `body` on `world_size` thread ranks that share a [`Fabric`], and returns their results in rank order.
+/// Runs `body` on `world_size` thread ranks that share a [`Fabric`], and returns their results in
+/// rank order.
 ///
-/// The first rank that returns an error or panics makes every pending and later call of the others fail at once, so all ranks
-/// end. A rank that ends well while others still wait for it makes those fail. A panic whose payload is a [`CommError`] counts
-/// as that error.
+/// The first rank that returns an error or panics makes every pending and later call of the others
+/// fail at once, so all ranks end. A rank that ends well while others still wait for it makes those
+/// fail. A panic whose payload is a [`CommError`] counts as that error.
 ///
 /// # Errors
 ///

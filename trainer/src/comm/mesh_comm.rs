@@ -8,8 +8,8 @@ use crate::mesh::{AxisSet, Coordinate, DeviceMesh};
 
 /// Gives one rank the group of any set of mesh axes.
 ///
-/// A group comes into being on first use and without communication, because its members follow from the mesh alone. Messages
-/// call its members by rank and coordinate. Clones share the groups.
+/// A group comes into being on first use and without communication, because its members follow from
+/// the mesh alone. Messages call its members by rank and coordinate. Clones share the groups.
 #[derive(Debug, Clone)]
 pub struct MeshComm {
     inner: Arc<Inner>,
@@ -28,7 +28,8 @@ impl MeshComm {
     ///
     /// # Errors
     ///
-    /// [`CommError::Group`] if the mesh has another number of ranks than the fabric, or no such rank.
+    /// [`CommError::Group`] if the mesh has another number of ranks than the fabric, or no such
+    /// rank.
     pub fn new(fabric: Arc<Fabric>, mesh: DeviceMesh, rank: usize) -> Result<Self, CommError> {
         let (ranks, world_size) = (mesh.world_size(), fabric.world_size());
         if ranks != world_size || rank >= ranks {

@@ -1,4 +1,5 @@
-//! Communication between ranks: process groups, the collectives over them, and the backend for ranks that are threads.
+//! Communication between ranks: process groups, the collectives over them, and the backend for
+//! ranks that are threads.
 //!
 //! | start here | for |
 //! | --- | --- |
@@ -10,11 +11,13 @@
 //! | [`CHECKS`], [`handshake`] | finding out whether a world works |
 //! | [`CommCounters`] | calls and bytes per operation, for tests and reports |
 //!
-//! Messages are [`TensorData`](burn::tensor::TensorData): host bytes, shape and element type. Collectives take and return them
-//! by value and reuse the buffers, so a tensor that is the only owner of its memory travels without a copy.
+//! Messages are [`TensorData`](burn::tensor::TensorData): host bytes, shape and element type.
+//! Collectives take and return them by value and reuse the buffers, so a tensor that is the only
+//! owner of its memory travels without a copy.
 //!
-//! Every call of a group has a sequence number. Members compare operation, shape, element type, reduction and root of each
-//! number; a difference, a rank that failed, left or is late, is an error on all members and never a hang.
+//! Every call of a group has a sequence number. Members compare operation, shape, element type,
+//! reduction and root of each number; a difference, a rank that failed, left or is late, is an
+//! error on all members and never a hang.
 
 mod bandwidth;
 mod call;

@@ -33,8 +33,9 @@ impl Default for CommTimeouts {
 
 /// Offers one member's end of one group: a backend implements it per group and rank.
 ///
-/// The group has checked a call alone ([`Call::validate`]) before it comes here; comparing it with the other members' calls is
-/// the backend's part. Calls of a member take effect in the order they are issued. Ranks are indices in the group.
+/// The group has checked a call alone ([`Call::validate`]) before it comes here; comparing it with
+/// the other members' calls is the backend's part. Calls of a member take effect in the order they
+/// are issued. Ranks are indices in the group.
 pub trait Transport: fmt::Debug + Send + Sync {
     /// Starts a collective and returns without waiting for other members.
     ///
@@ -66,7 +67,8 @@ pub trait Transport: fmt::Debug + Send + Sync {
     fn abort(&self, error: CommError);
 }
 
-/// Stands for an operation under way. Dropping it gives up the result but not the part of this rank in it.
+/// Stands for an operation under way. Dropping it gives up the result but not the part of this rank
+/// in it.
 pub trait Pending: fmt::Debug + Send {
     /// Waits for the end of the operation and returns the tensor this member gets, if it gets one.
     ///

@@ -8,9 +8,9 @@ use super::{CommError, Pending};
 
 /// Stands for a collective that was issued and whose result is still to come.
 ///
-/// Operations of a group complete in the order they were issued. A rank that waits carries the operations forward, so ranks that
-/// compute are not disturbed and no operation needs a thread of its own. Dropping the work gives up the result; the peers still
-/// get theirs.
+/// Operations of a group complete in the order they were issued. A rank that waits carries the
+/// operations forward, so ranks that compute are not disturbed and no operation needs a thread of
+/// its own. Dropping the work gives up the result; the peers still get theirs.
 #[derive(Debug)]
 #[must_use = "the result of a collective is only there after `wait`"]
 pub struct Work<T = TensorData> {

@@ -15,8 +15,9 @@ const VERSION: u64 = 1;
 
 /// Opens the tokenized copy of documents, writing it first where there is none.
 ///
-/// The name of a copy is a hash of everything its tokens depend on: the inputs' content, their format, the tokenizer and the
-/// end-of-document id. Processes that write the same copy at once write it aside and rename, so each reads a whole one.
+/// The name of a copy is a hash of everything its tokens depend on: the inputs' content, their
+/// format, the tokenizer and the end-of-document id. Processes that write the same copy at once
+/// write it aside and rename, so each reads a whole one.
 pub(crate) fn open(
     documents: &Documents<'_>,
     width: TokenWidth,

@@ -80,32 +80,38 @@ impl fmt::Display for TokenWidth {
 pub struct DataConfig {
     /// Kind of data.
     pub source: SourceName,
-    /// Glob patterns of the input files, sorted by path; `text`, `jsonl` and `tokens` only. Relative to the working directory.
+    /// Glob patterns of the input files, sorted by path; `text`, `jsonl` and `tokens` only.
+    /// Relative to the working directory.
     pub files: Vec<String>,
     /// Key of the text in a JSON line; `jsonl` only. Default: `text`.
     pub field: Option<String>,
-    /// Width of a token id; `tokens` only. Default: what the sidecar written by `data prepare` says, else `u16`.
+    /// Width of a token id; `tokens` only. Default: what the sidecar written by `data prepare`
+    /// says, else `u16`.
     pub token_width: Option<TokenWidth>,
-    /// `byte` (256 bytes plus an end-of-document id) or the path of a Hugging Face `tokenizer.json`; `text` and `jsonl` only. Default: `byte`.
+    /// `byte` (256 bytes plus an end-of-document id) or the path of a Hugging Face
+    /// `tokenizer.json`; `text` and `jsonl` only. Default: `byte`.
     pub tokenizer: Option<String>,
-    /// Id put after every document (`text`, `jsonl`), or that marks its end (`tokens`). Default: the tokenizer's own end-of-text id, or what
-    /// the sidecar says, if there is one. Not for `synthetic`.
+    /// Id put after every document (`text`, `jsonl`), or that marks its end (`tokens`). Default:
+    /// the tokenizer's own end-of-text id, or what the sidecar says, if there is one. Not for
+    /// `synthetic`.
     pub eos_id: Option<u32>,
-    /// Sets labels that would predict across a document boundary to -100, so that they add no loss. Needs an end-of-document id.
+    /// Sets labels that would predict across a document boundary to -100, so that they add no loss.
+    /// Needs an end-of-document id.
     pub mask_document_boundaries: bool,
     /// Visits the sequences of an epoch in an order drawn from `run.seed` and the epoch.
     pub shuffle: bool,
     /// Share of the sequences kept for validation, taken from the end, in [0, 1).
     #[schemars(range(min = 0.0, max = 1.0))]
     pub validation_fraction: f64,
-    /// Glob patterns of separate validation files, of the same kind as `files`; excludes `validation_fraction`.
+    /// Glob patterns of separate validation files, of the same kind as `files`; excludes
+    /// `validation_fraction`.
     pub validation_files: Vec<String>,
     /// Size of the made-up vocabulary, at least 2; `synthetic` only. Default: 256.
     pub vocab_size: Option<usize>,
     /// Number of made-up sequences in an epoch, at least 1; `synthetic` only. Default: 65,536.
     pub num_sequences: Option<u64>,
-    /// Folder for tokenized copies of `text` and `jsonl`, reused while inputs and tokenizer are the same. Default: no copy is kept, the tokens
-    /// are held in memory.
+    /// Folder for tokenized copies of `text` and `jsonl`, reused while inputs and tokenizer are the
+    /// same. Default: no copy is kept, the tokens are held in memory.
     pub cache_dir: Option<PathBuf>,
 }
 

@@ -16,14 +16,16 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// Checks that a model of `model_vocab` ids knows every token of both splits, as [`Dataset::check_vocab`] does.
+    /// Checks that a model of `model_vocab` ids knows every token of both splits, as
+    /// [`Dataset::check_vocab`] does.
     pub fn check_vocab(&self, model_vocab: usize) -> Result<(), DataError> {
         self.train.check_vocab(model_vocab)?;
         self.validation.iter().try_for_each(|split| split.check_vocab(model_vocab))
     }
 }
 
-/// Sequences of fixed length, found by index. A clone shares the tokens: open once a process and pass clones to its ranks.
+/// Sequences of fixed length, found by index. A clone shares the tokens: open once a process and
+/// pass clones to its ranks.
 #[derive(Clone)]
 pub struct Dataset {
     pub(crate) content: Arc<Content>,
@@ -71,7 +73,8 @@ impl Dataset {
         self.num_sequences.saturating_mul(self.sequence_length as u64)
     }
 
-    /// Returns the size of the vocabulary: what the tokenizer or sidecar states, else one more than the largest id, which scans the tokens.
+    /// Returns the size of the vocabulary: what the tokenizer or sidecar states, else one more than
+    /// the largest id, which scans the tokens.
     pub fn vocab_size(&self) -> usize {
         let largest = || self.max_id().map_or(0, |id| id as usize + 1);
         self.content.vocab_size.unwrap_or_else(largest)
@@ -82,7 +85,8 @@ impl Dataset {
         self.content.eos_id
     }
 
-    /// Checks that a model of `model_vocab` ids knows every token, scanning the tokens of files without a sidecar, in parallel and once.
+    /// Checks that a model of `model_vocab` ids knows every token, scanning the tokens of files
+    /// without a sidecar, in parallel and once.
     ///
     /// Call it before training: a larger id has no embedding.
     pub fn check_vocab(&self, model_vocab: usize) -> Result<(), DataError> {
@@ -101,10 +105,12 @@ impl Dataset {
         }
     }
 
-    /// Writes the tokens and labels of a sequence; the label of a token is the next token, or [`IGNORED_LABEL`](super::IGNORED_LABEL).
+    /// Writes the tokens and labels of a sequence; the label of a token is the next token, or
+    /// [`IGNORED_LABEL`](super::IGNORED_LABEL).
     ///
     /// # Panics
-    /// If `index` is not below the number of sequences, or the slices are not of the sequence length.
+    /// If `index` is not below the number of sequences, or the slices are not of the sequence
+    /// length.
     pub fn sequence(&self, index: u64, tokens: &mut [i32], labels: &mut [i32]) {
         assert!(index < self.num_sequences, "sequence {index} of {}", self.num_sequences);
         assert_eq!((tokens.len(), labels.len()), (self.sequence_length, self.sequence_length));

@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::{DataError, Tokenizer, files, jsonl};
 
-/// Bytes of documents tokenized together: enough to keep every thread busy, little enough to hold in memory.
+/// Bytes of documents tokenized together: enough to keep every thread busy, little enough to hold
+/// in memory.
 const CHUNK_BYTES: u64 = 16 << 20;
 
 /// How documents lie in files.
@@ -20,14 +21,16 @@ const CHUNK_BYTES: u64 = 16 << 20;
 pub enum DocumentFormat {
     /// A file is a document.
     Text,
-    /// A line is a JSON object, and the string under `field` is a document; blank lines are skipped.
+    /// A line is a JSON object, and the string under `field` is a document; blank lines are
+    /// skipped.
     Jsonl {
         /// Key of the text.
         field: String,
     },
 }
 
-/// Ids of documents that follow each other in the input, each ended by the end-of-document id if there is one.
+/// Ids of documents that follow each other in the input, each ended by the end-of-document id if
+/// there is one.
 #[derive(Debug, Default)]
 pub(crate) struct TokenizedChunk {
     pub(crate) ids: Vec<u32>,
@@ -48,7 +51,8 @@ pub(crate) struct Documents<'a> {
 pub(crate) type ChunkSink<'a> = dyn FnMut(TokenizedChunk) -> Result<(), DataError> + 'a;
 
 impl Documents<'_> {
-    /// Tokenizes every document and hands the ids to `sink`, in input order whatever the number of threads.
+    /// Tokenizes every document and hands the ids to `sink`, in input order whatever the number of
+    /// threads.
     ///
     /// A document without a token adds nothing, also no end-of-document id.
     pub(crate) fn tokenize(&self, sink: &mut ChunkSink<'_>) -> Result<(), DataError> {

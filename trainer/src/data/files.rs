@@ -8,9 +8,11 @@ use std::{
 
 use super::DataError;
 
-/// Returns the files that match any of the patterns, each once, sorted by path; `key` is where they were given.
+/// Returns the files that match any of the patterns, each once, sorted by path; `key` is where they
+/// were given.
 ///
-/// Folders are left out. A pattern without a matching file is an error, so that a typo never shrinks the data.
+/// Folders are left out. A pattern without a matching file is an error, so that a typo never
+/// shrinks the data.
 pub(crate) fn expand_globs(
     key: &'static str,
     patterns: &[String],

@@ -6,7 +6,8 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 
 use super::DataError;
 
-/// Returns the string under `field` of a JSON object, reading past all other values without building them.
+/// Returns the string under `field` of a JSON object, reading past all other values without
+/// building them.
 pub(crate) fn text_of_line<'a>(
     line: &'a [u8],
     field: &str,
@@ -30,7 +31,8 @@ pub(crate) fn text_of_line<'a>(
     })
 }
 
-/// Returns the message of an error without the place, which counts lines from the start of this one.
+/// Returns the message of an error without the place, which counts lines from the start of this
+/// one.
 fn without_position(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());

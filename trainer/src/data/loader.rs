@@ -7,8 +7,9 @@ use super::{
 
 /// Deterministic stream of global batches, of which it builds the part of one data-parallel rank.
 ///
-/// A step takes the next `global_batch_size` sequences of the epoch's order. They are split in contiguous blocks over the data-parallel
-/// ranks and each block in contiguous micro-batches, so what a step trains on depends on neither. An epoch follows the other without end.
+/// A step takes the next `global_batch_size` sequences of the epoch's order. They are split in
+/// contiguous blocks over the data-parallel ranks and each block in contiguous micro-batches, so
+/// what a step trains on depends on neither. An epoch follows the other without end.
 #[derive(Debug, Clone)]
 pub struct Loader {
     dataset: Dataset,
@@ -25,7 +26,8 @@ impl Loader {
     /// Starts at the first step of the first epoch.
     ///
     /// # Errors
-    /// The global batch must divide into the ranks and their micro-batches, and an epoch must hold one unless the last batch is padded.
+    /// The global batch must divide into the ranks and their micro-batches, and an epoch must hold
+    /// one unless the last batch is padded.
     pub fn new(dataset: Dataset, options: LoaderOptions) -> Result<Self, DataError> {
         options.check()?;
         if options.number_documents && dataset.eos_id().is_none() {
@@ -71,7 +73,8 @@ impl Loader {
         &self.options
     }
 
-    /// Builds this rank's micro-batches of the next step and goes on, into the next epoch where this one ends.
+    /// Builds this rank's micro-batches of the next step and goes on, into the next epoch where
+    /// this one ends.
     pub fn next_step(&mut self) -> Vec<Batch> {
         let LoaderOptions { global_batch_size, micro_batch_size, dp_rank, dp_size, .. } =
             self.options;
@@ -103,10 +106,12 @@ impl Loader {
         }
     }
 
-    /// Continues at a saved position: the next step is the one that followed it, on this mesh as on the one that saved it.
+    /// Continues at a saved position: the next step is the one that followed it, on this mesh as on
+    /// the one that saved it.
     ///
     /// # Errors
-    /// The data, the seed and the shuffling must be those of the saved position, which must lie between two global batches.
+    /// The data, the seed and the shuffling must be those of the saved position, which must lie
+    /// between two global batches.
     pub fn restore(&mut self, state: &LoaderState) -> Result<(), DataError> {
         state.check(&self.state())?;
         let global_batch_size = self.options.global_batch_size;
@@ -127,7 +132,8 @@ impl Loader {
         self.wrap();
     }
 
-    /// Begins the next epoch where this one is used up, which with another global batch size a saved position can be.
+    /// Begins the next epoch where this one is used up, which with another global batch size a
+    /// saved position can be.
     fn wrap(&mut self) {
         if self.step_in_epoch >= self.steps_per_epoch {
             self.epoch += 1;

@@ -20,8 +20,9 @@ impl FileBytes {
         if size == 0 {
             return Ok(Self::Owned(Vec::new()));
         }
-        // SAFETY: the map is read-only and only ever read as plain integers, for which every bit pattern is valid. A token file must not be
-        // truncated in place while a run reads it; this crate itself replaces files by rename only, which leaves the mapped one intact.
+        // SAFETY: the map is read-only and only ever read as plain integers, for which every bit
+        // pattern is valid. A token file must not be truncated in place while a run reads it; this
+        // crate itself replaces files by rename only, which leaves the mapped one intact.
         let map = unsafe { Mmap::map(&file) };
         map.map(Self::Mapped).map_err(|source| DataError::Read { path: path.to_path_buf(), source })
     }

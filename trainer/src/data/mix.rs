@@ -1,9 +1,11 @@
-//! Counter-based random numbers: a number is a function of what it is for, not of those drawn before.
+//! Counter-based random numbers: a number is a function of what it is for, not of those drawn
+//! before.
 
 /// Mixes a 64-bit word so that near inputs have unrelated outputs; a bijection.
 ///
 /// # References
-/// The output function of `SplitMix64`, from Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+/// The output function of `SplitMix64`, from Steele, Lea and Flood, "Fast splittable pseudorandom
+/// number generators", OOPSLA 2014.
 pub(crate) fn mix(word: u64) -> u64 {
     let word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,14 +1,16 @@
-//! Training data: files become tokens, tokens become sequences, sequences become the batches of each rank.
+//! Training data: files become tokens, tokens become sequences, sequences become the batches of
+//! each rank.
 //!
 //! ```text
 //! DataConfig --resolve--> DataPlan --Dataset::open--> Splits { train, validation }
 //! Dataset --Loader::new--> Loader --Prefetcher::new--> Prefetcher --next_step--> Vec<Batch>
 //! ```
 //!
-//! A token stream is cut into sequences at fixed places: sequence `i` reads tokens `i * length .. i * length + length + 1`, the inputs and,
-//! shifted by one, the labels. A [`Loader`] visits the sequences in stream order or shuffled; every optimizer step takes the next
-//! `global_batch_size` of them, whatever the number of ranks, so a run sees the same global batches on every mesh and resumes exactly,
-//! on the same mesh or another.
+//! A token stream is cut into sequences at fixed places: sequence `i` starts at token `i * length`
+//! and takes `length + 1` tokens, the inputs and, shifted by one, the labels. A [`Loader`] visits the
+//! sequences in stream order or shuffled; every optimizer step takes the next `global_batch_size`
+//! of them, whatever the number of ranks, so a run sees the same global batches on every mesh and
+//! resumes exactly, on the same mesh or another.
 //!
 //! Nothing here builds a tensor or talks to a rank: batches are plain vectors.
 

@@ -14,7 +14,8 @@ use super::{
 };
 
 impl Dataset {
-    /// Opens the data of a plan, cut into sequences. `seed` makes up the tokens of the synthetic source; the others do not read it.
+    /// Opens the data of a plan, cut into sequences. `seed` makes up the tokens of the synthetic
+    /// source; the others do not read it.
     pub fn open(plan: &DataPlan, sequence_length: usize, seed: u64) -> Result<Splits, DataError> {
         if sequence_length == 0 || sequence_length >= i32::MAX as usize {
             return Err(DataError::OutOfRange {

@@ -8,7 +8,8 @@ pub enum LastBatch {
     /// They are left out of the epoch; shuffling leaves out others every time.
     #[default]
     Drop,
-    /// They are filled up with sequences whose labels are all ignored, so that each counts once and every rank has the same shapes.
+    /// They are filled up with sequences whose labels are all ignored, so that each counts once and
+    /// every rank has the same shapes.
     Pad,
 }
 
@@ -17,7 +18,8 @@ pub enum LastBatch {
 pub struct LoaderOptions {
     /// Seed of the shuffled order.
     pub seed: u64,
-    /// Visits the sequences of each epoch in an order drawn from the seed and the epoch, else in stream order.
+    /// Visits the sequences of each epoch in an order drawn from the seed and the epoch, else in
+    /// stream order.
     pub shuffle: bool,
     /// Sequences per optimizer step over all ranks.
     pub global_batch_size: usize,
@@ -34,7 +36,8 @@ pub struct LoaderOptions {
 }
 
 impl LoaderOptions {
-    /// Returns the options of the validation loader beside this one: never shuffled, and every sequence counts.
+    /// Returns the options of the validation loader beside this one: never shuffled, and every
+    /// sequence counts.
     #[must_use]
     pub fn for_validation(&self) -> Self {
         Self { shuffle: false, last_batch: LastBatch::Pad, ..self.clone() }

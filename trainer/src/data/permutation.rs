@@ -2,17 +2,20 @@
 
 use super::mix::mix_all;
 
-/// Feistel rounds. Four already hide the input from an observer; small domains have little key in each round, so take more.
+/// Feistel rounds. Four already hide the input from an observer; small domains have little key in
+/// each round, so take more.
 const NUM_ROUNDS: u64 = 8;
 
 /// A permutation of `0..len` that is a pure function of a seed and an epoch.
 ///
-/// It takes no memory, so it serves any number of sequences, and every element is found alone, so that any rank can start anywhere.
+/// It takes no memory, so it serves any number of sequences, and every element is found alone, so
+/// that any rank can start anywhere.
 ///
 /// # References
-/// Luby and Rackoff, "How to construct pseudorandom permutations from pseudorandom functions", SIAM J. Comput. 17(2), 1988: a Feistel network
-/// of keyed functions permutes the words of a bit length. Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002: walking
-/// its cycle until it returns below `len` permutes `0..len`.
+/// Luby and Rackoff, "How to construct pseudorandom permutations from pseudorandom functions", SIAM
+/// J. Comput. 17(2), 1988: a Feistel network of keyed functions permutes the words of a bit length.
+/// Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002: walking its cycle until
+/// it returns below `len` permutes `0..len`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permutation {
     len: u64,
@@ -24,7 +27,8 @@ pub struct Permutation {
 impl Permutation {
     /// Draws the permutation of an epoch.
     pub fn new(len: u64, seed: u64, epoch: u64) -> Self {
-        // The smallest power of two that holds `len` is below twice of it, so a walk takes two steps on average at most.
+        // The smallest power of two that holds `len` is below twice of it, so a walk takes two
+        // steps on average at most.
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         let low_bits = bits.div_ceil(2);
         Self { len, key: mix_all([seed, epoch]), low_bits, high_bits: bits - low_bits }
@@ -44,8 +48,8 @@ impl Permutation {
         element
     }
 
-    /// Permutes the words of `low_bits + high_bits` bits. Each half in turn is combined with a function of the other, which the same
-    /// combination undoes.
+    /// Permutes the words of `low_bits + high_bits` bits. Each half in turn is combined with a
+    /// function of the other, which the same combination undoes.
     fn encrypt(&self, word: u64) -> u64 {
         let low_mask = (1 << self.low_bits) - 1;
         let high_mask = (1 << self.high_bits) - 1;

@@ -10,10 +10,12 @@ use super::{Batch, DataError, Loader, LoaderState};
 
 /// Prepares the batches of the next steps on one thread while the current step trains.
 ///
-/// Its position is the one after the batches it handed out, not after those it prepared, so a checkpoint skips none.
+/// Its position is the one after the batches it handed out, not after those it prepared, so a
+/// checkpoint skips none.
 #[derive(Debug)]
 pub struct Prefetcher {
-    /// Stands where the first step after the last restore is; shares the data with the thread's own.
+    /// Stands where the first step after the last restore is; shares the data with the thread's
+    /// own.
     loader: Loader,
     depth: usize,
     state: LoaderState,

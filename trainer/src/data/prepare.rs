@@ -12,7 +12,8 @@ use super::{
 pub struct PrepareOptions {
     /// Glob patterns of the input files, which are read in the order of their paths.
     pub input: Vec<String>,
-    /// How documents lie in the files; by the files' names where not given: `.jsonl` is JSON lines, everything else text.
+    /// How documents lie in the files; by the files' names where not given: `.jsonl` is JSON lines,
+    /// everything else text.
     pub format: Option<DocumentFormat>,
     /// How documents become ids.
     pub tokenizer: TokenizerChoice,
@@ -35,9 +36,11 @@ pub struct PreparedTokens {
     pub num_files: usize,
 }
 
-/// Tokenizes documents in parallel into a token file and its sidecar; `progress` receives the input bytes done and to do.
+/// Tokenizes documents in parallel into a token file and its sidecar; `progress` receives the input
+/// bytes done and to do.
 ///
-/// The output appears whole or not at all, and existing files stay as they are unless overwriting is asked for.
+/// The output appears whole or not at all, and existing files stay as they are unless overwriting
+/// is asked for.
 pub fn prepare(
     options: &PrepareOptions,
     progress: &mut dyn FnMut(u64, u64),

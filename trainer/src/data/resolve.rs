@@ -19,7 +19,8 @@ impl DataConfig {
         })
     }
 
-    /// Refuses keys that the chosen source does not read, so that a setting without effect is never silent.
+    /// Refuses keys that the chosen source does not read, so that a setting without effect is never
+    /// silent.
     fn check_keys(&self) -> Result<(), DataError> {
         const FROM_FILES: &[SourceName] =
             &[SourceName::Text, SourceName::Jsonl, SourceName::Tokens];

@@ -6,7 +6,8 @@ use super::{DataError, Fingerprint};
 
 /// Place in the stream of global batches, for a checkpoint.
 ///
-/// It counts sequences of the whole run, not of a rank, so it holds on any mesh and for any micro-batch size.
+/// It counts sequences of the whole run, not of a rank, so it holds on any mesh and for any
+/// micro-batch size.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LoaderState {

@@ -13,7 +13,8 @@ use super::{Fingerprint, TokenWidth, fingerprint::Hasher, mapped::FileBytes};
 const BLOCK_TOKENS: u64 = 1 << 20;
 /// Tokens of one sample of the fingerprint.
 const SAMPLE_TOKENS: u64 = 1 << 10;
-/// Samples of a fingerprint, spread evenly: enough to tell data apart, few enough to open terabytes at once.
+/// Samples of a fingerprint, spread evenly: enough to tell data apart, few enough to open terabytes
+/// at once.
 const NUM_SAMPLES: u64 = 256;
 
 /// Little-endian ids of one width; a clone shares them.
@@ -124,7 +125,8 @@ impl TokenStream {
         })
     }
 
-    /// Names the ids by their number and by samples spread over them, whatever their width and their division into stores; once.
+    /// Names the ids by their number and by samples spread over them, whatever their width and
+    /// their division into stores; once.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         *self.fingerprint.get_or_init(|| self.sample())
     }

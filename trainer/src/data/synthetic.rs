@@ -4,8 +4,8 @@ use super::mix::{mix, mix_all};
 
 /// Sequences of made-up tokens, each a pure function of the seed and its index.
 ///
-/// Three tokens in four follow from the token before by a fixed rule and one is drawn uniformly, so that a model has something to learn and
-/// its loss a floor above zero.
+/// Three tokens in four follow from the token before by a fixed rule and one is drawn uniformly, so
+/// that a model has something to learn and its loss a floor above zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Synthetic {
     pub(crate) seed: u64,

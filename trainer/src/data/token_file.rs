@@ -24,7 +24,8 @@ struct Written {
     max_id: Option<u32>,
 }
 
-/// Tokenizes documents into a file and its sidecar; `progress` receives the input bytes done so far.
+/// Tokenizes documents into a file and its sidecar; `progress` receives the input bytes done so
+/// far.
 pub(crate) fn write(
     documents: &Documents<'_>,
     width: TokenWidth,
@@ -63,7 +64,8 @@ pub(crate) fn in_memory(
     Ok(TokenStore { bytes: Arc::new(FileBytes::Owned(bytes)), width, max_id: written.max_id })
 }
 
-/// Opens a token file. A width that is not given comes from the sidecar, else it is the default one.
+/// Opens a token file. A width that is not given comes from the sidecar, else it is the default
+/// one.
 pub(crate) fn open(
     path: &Path,
     width: Option<TokenWidth>,

@@ -13,7 +13,8 @@ use super::{DataError, Fingerprint, TokenizerChoice, fingerprint::Hasher};
 /// Id the byte tokenizer puts after a document.
 const BYTE_EOS: u32 = 256;
 
-/// End-of-text tokens of well-known vocabularies, tried in order where no `tokenizer_config.json` names one.
+/// End-of-text tokens of well-known vocabularies, tried in order where no `tokenizer_config.json`
+/// names one.
 const END_OF_TEXT: [&str; 6] =
     ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]"];
 
@@ -66,7 +67,8 @@ impl Tokenizer {
             .map_err(|source| DataError::ReadTokenizer { path: path.to_path_buf(), source })?;
         let parse = |source| DataError::ParseTokenizer { path: path.to_path_buf(), source };
         let mut inner = parse_tokenizer(&bytes).map_err(parse)?;
-        // A file may carry the truncation and padding of its model's inference; here they would silently cut documents.
+        // A file may carry the truncation and padding of its model's inference; here they would
+        // silently cut documents.
         inner.with_truncation(None).map_err(parse)?;
         inner.with_padding(None);
         // Ids may have holes, so the vocabulary reaches to the largest id.
@@ -91,7 +93,8 @@ impl Tokenizer {
         self.vocab_size
     }
 
-    /// Returns the id that ends a document: the given one, which must be in the vocabulary, else the tokenizer's own.
+    /// Returns the id that ends a document: the given one, which must be in the vocabulary, else
+    /// the tokenizer's own.
     pub fn eos_id(&self, given: Option<u32>) -> Result<Option<u32>, DataError> {
         match given {
             Some(id) if id as usize >= self.vocab_size => Err(DataError::OutOfRange {
@@ -112,7 +115,8 @@ impl Tokenizer {
         self.fingerprint
     }
 
-    /// Appends the ids of one document to `ids`, without special tokens around it. `path` is named in errors.
+    /// Appends the ids of one document to `ids`, without special tokens around it. `path` is named
+    /// in errors.
     ///
     /// # Errors
     /// A Hugging Face tokenizer refuses bytes that are not UTF-8, and characters it has no id for.
@@ -148,7 +152,8 @@ fn parse_tokenizer(bytes: &[u8]) -> Result<tokenizers::Tokenizer, tokenizers::Er
     guard(|| tokenizers::Tokenizer::from_bytes(&bytes))
 }
 
-/// Runs a call of the tokenizer library and turns its panics into errors: it panics on some malformed files.
+/// Runs a call of the tokenizer library and turns its panics into errors: it panics on some
+/// malformed files.
 fn guard<T>(call: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, tokenizers::Error> {
     // After a panic the tokenizer is not used again, so it may be left in any state.
     catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| {
@@ -157,7 +162,8 @@ fn guard<T>(call: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, to
     })
 }
 
-/// Finds the end-of-text id: the `eos_token` of `tokenizer_config.json` beside the tokenizer, else a well-known name.
+/// Finds the end-of-text id: the `eos_token` of `tokenizer_config.json` beside the tokenizer, else
+/// a well-known name.
 fn end_of_text(path: &Path, inner: &tokenizers::Tokenizer) -> Result<Option<u32>, DataError> {
     let config = path.with_file_name("tokenizer_config.json");
     if let Some(token) = configured_eos_token(&config)? {

@@ -7,7 +7,8 @@ use super::{Axis, AxisSet, Coordinate, Degree, Degrees, MeshError, MeshOrder};
 /// The sizes of all axes and their order; every question is answered by arithmetic, without tables.
 ///
 /// A mesh is five sizes and an order: copy it freely. Ranks count along the innermost axis first,
-/// so in the order `dp,pp,cp,tp`: `rank = tp + TP*(cp + CP*(pp + PP*(dp_shard + DP_SHARD*dp_replicate)))`.
+/// so in the order `dp,pp,cp,tp`: `rank = tp + TP*(cp + CP*(pp + PP*(dp_shard +
+/// DP_SHARD*dp_replicate)))`.
 ///
 /// # Examples
 /// ```

@@ -1,7 +1,8 @@
 //! Global and local shapes: which block of a tensor a rank holds.
 //!
 //! A dimension of `len` elements splits over `parts` ranks in chunks of `ceil(len / parts)`, as
-//! `PyTorch`'s `DTensor` does: the first ranks hold full chunks, the last ones may hold less or none.
+//! `PyTorch`'s `DTensor` does: the first ranks hold full chunks, the last ones may hold less or
+//! none.
 
 use std::ops::Range;
 

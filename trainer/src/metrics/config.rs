@@ -13,7 +13,8 @@ pub struct MetricsConfig {
     pub jsonl: bool,
     /// Writes `TensorBoard` event files to `tensorboard/` in the run's folder.
     pub tensorboard: bool,
-    /// Peak floating-point operations per second of one rank's device, for model FLOPs utilization. Without it the utilization is left out.
+    /// Peak floating-point operations per second of one rank's device, for model FLOPs utilization.
+    /// Without it the utilization is left out.
     pub peak_flops: Option<f64>,
 }
 

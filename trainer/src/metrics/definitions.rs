@@ -36,7 +36,8 @@ pub struct StepInfo {
 pub struct ValidationInfo {
     /// Optimizer steps done when it ran.
     pub step: u64,
-    /// Whether it is the sanity validation before the first step, whose numbers are not logged as results.
+    /// Whether it is the sanity validation before the first step, whose numbers are not logged as
+    /// results.
     pub sanity: bool,
     /// Mean token loss over the whole validation, not a mean of batch means.
     pub loss: f64,

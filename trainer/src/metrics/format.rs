@@ -21,7 +21,8 @@ pub fn rate(value: f64) -> String {
     if value.abs() < 99.95 { format!("{value:.1}") } else { count(value.round().max(0.0) as u64) }
 }
 
-/// Writes bytes in decimal and binary units, as in `16.06 GB (14.96 GiB)`; the two differ by 7 % and are often mixed up.
+/// Writes bytes in decimal and binary units, as in `16.06 GB (14.96 GiB)`; the two differ by 7 %
+/// and are often mixed up.
 pub fn bytes(value: u64) -> String {
     const PREFIXES: [(&str, i32); 4] = [("T", 4), ("G", 3), ("M", 2), ("k", 1)];
     for (prefix, power) in PREFIXES {

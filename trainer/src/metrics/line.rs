@@ -15,7 +15,8 @@ pub struct Progress {
     pub colored: bool,
 }
 
-/// Writes a step as in `step 120/2000  loss 2.3456  grad_norm 0.87  lr 3.00e-4  12,345 tok/s  eta 3m12s`.
+/// Writes a step as in `step 120/2000  loss 2.3456  grad_norm 0.87  lr 3.00e-4  12,345 tok/s  eta
+/// 3m12s`.
 pub fn step_line(info: &StepInfo, progress: &Progress) -> String {
     let mut line = Line::new(info.step, progress);
     line.field("loss", &format::loss(info.loss));
@@ -63,7 +64,8 @@ struct Line {
 }
 
 impl Line {
-    /// Starts with `step 120/2000`, as wide as the last step of the run, so that columns stay in place.
+    /// Starts with `step 120/2000`, as wide as the last step of the run, so that columns stay in
+    /// place.
     fn new(step: u64, progress: &Progress) -> Self {
         let total = progress.num_steps.to_string();
         let width = 2 * total.len() + 1;

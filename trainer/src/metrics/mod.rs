@@ -1,7 +1,8 @@
 //! What a run measures and where the numbers go.
 //!
-//! [`StepInfo`] and [`ValidationInfo`] define every reported number once. A [`MetricSink`] keeps them in a file: [`JsonlSink`] at full precision,
-//! [`TensorBoardSink`] for plots. [`SharedSink`] makes sure that a full disk costs rows and never the run. `throughput` holds the statistics,
+//! [`StepInfo`] and [`ValidationInfo`] define every reported number once. A [`MetricSink`] keeps
+//! them in a file: [`JsonlSink`] at full precision, [`TensorBoardSink`] for plots. [`SharedSink`]
+//! makes sure that a full disk costs rows and never the run. `throughput` holds the statistics,
 //! `line` and `format` the way numbers read on a console.
 
 mod config;

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 /// Returns the middle of the values, the mean of the two middle ones for an even number of them.
 ///
-/// A median after a warm-up is the speed of a run: the first steps allocate, compile and fill caches, and one of them moves a mean far away.
+/// A median after a warm-up is the speed of a run: the first steps allocate, compile and fill
+/// caches, and one of them moves a mean far away.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -38,7 +39,8 @@ impl Spread {
     }
 }
 
-/// Returns the share of the peak that the model's own floating-point operations reach, in percent of one rank's device.
+/// Returns the share of the peak that the model's own floating-point operations reach, in percent
+/// of one rank's device.
 ///
 /// Recomputed activations count as no work: only speed-ups raise the number.
 ///
@@ -76,8 +78,8 @@ impl Utilization {
 
 /// Estimates the time a run still needs from smoothed step seconds.
 ///
-/// Only steps are counted, so validations and checkpoints in between do not make the estimate jump. The first step is forgotten as soon as there is a
-/// second, because it pays for warm-up.
+/// Only steps are counted, so validations and checkpoints in between do not make the estimate jump.
+/// The first step is forgotten as soon as there is a second, because it pays for warm-up.
 #[derive(Debug, Clone, Default)]
 pub struct TimeLeft {
     num_steps: u64,

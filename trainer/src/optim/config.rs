@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OptimizerName {
-    /// Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), as PyTorch computes it.
+    /// Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), as PyTorch
+    /// computes it.
     #[default]
     Adamw,
     /// Adam with weight decay added to the gradient (Kingma and Ba, arXiv:1412.6980).
@@ -35,7 +36,8 @@ pub struct OptimizerConfig {
     pub momentum: Option<f64>,
     /// Uses Nesterov momentum; `sgd` only. Default: false.
     pub nesterov: Option<bool>,
-    /// Exceptions by parameter path; the first group whose pattern matches applies. A pattern that matches nothing is an error.
+    /// Exceptions by parameter path; the first group whose pattern matches applies. A pattern that
+    /// matches nothing is an error.
     pub param_groups: Vec<ParamGroupConfig>,
 }
 
@@ -77,7 +79,8 @@ pub enum ScheduleName {
     Linear,
     /// Falls along half a cosine (Loshchilov and Hutter, arXiv:1608.03983).
     Cosine,
-    /// Warm-up, stable, decay (Hu et al., arXiv:2404.06395): stays at the peak, then falls over the last `decay_ratio` of the steps.
+    /// Warm-up, stable, decay (Hu et al., arXiv:2404.06395): stays at the peak, then falls over the
+    /// last `decay_ratio` of the steps.
     Wsd,
 }
 

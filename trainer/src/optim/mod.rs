@@ -1,7 +1,7 @@
 //! Optimizers on local shards, learning-rate schedules and global-norm clipping.
 //!
-//! An [`Optimizer`] holds state by parameter path and updates one flat parameter at a time, so the same code serves whole and sharded
-//! parameters. Nothing here lives on an autodiff device.
+//! An [`Optimizer`] holds state by parameter path and updates one flat parameter at a time, so the
+//! same code serves whole and sharded parameters. Nothing here lives on an autodiff device.
 
 mod clip;
 mod config;

@@ -56,8 +56,8 @@ impl Optimizer {
 
     /// Updates one parameter.
     ///
-    /// `lr` is the scheduled rate before the parameter's own factor; the gradient is multiplied by `grad_scale` first. Buffers are reused where
-    /// nobody else holds them.
+    /// `lr` is the scheduled rate before the parameter's own factor; the gradient is multiplied by
+    /// `grad_scale` first. Buffers are reused where nobody else holds them.
     ///
     /// # Shapes
     ///
@@ -116,7 +116,8 @@ impl Optimizer {
         })
     }
 
-    /// Takes back the number of updates and, through `read(slot name, path)`, the state of every parameter in `sizes` (path and elements).
+    /// Takes back the number of updates and, through `read(slot name, path)`, the state of every
+    /// parameter in `sizes` (path and elements).
     ///
     /// # Errors
     ///

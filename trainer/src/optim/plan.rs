@@ -112,7 +112,8 @@ impl OptimizerConfig {
 }
 
 impl OptimizerPlan {
-    /// Returns the settings of a parameter: those of the first group whose pattern is found in its path, else the table's own.
+    /// Returns the settings of a parameter: those of the first group whose pattern is found in its
+    /// path, else the table's own.
     pub fn settings(&self, path: &str) -> ParamSettings {
         self.groups
             .iter()
@@ -127,7 +128,7 @@ impl OptimizerPlan {
     /// The first pattern that matches none of `paths`.
     pub fn check_paths<'a>(
         &self,
-        paths: impl Iterator<Item = &'a str> + Clone,
+        paths: &(impl Iterator<Item = &'a str> + Clone),
     ) -> Result<(), OptimError> {
         let unused = |(_, (pattern, _)): &(usize, &(Regex, ParamSettings))| {
             !paths.clone().any(|path| pattern.is_match(path))

@@ -4,7 +4,8 @@ use std::f64::consts::PI;
 
 use super::{DecayShape, LrSchedulerConfig, OptimError, ScheduleName};
 
-/// A validated `[lr_scheduler]` table: the factor by which each update scales the peak learning rate.
+/// A validated `[lr_scheduler]` table: the factor by which each update scales the peak learning
+/// rate.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LrSchedule {
     name: ScheduleName,
@@ -81,7 +82,8 @@ impl LrSchedulerConfig {
 impl LrSchedule {
     /// Returns the factor of update `index`, counted from 0.
     ///
-    /// Warm-up gives `(index + 1) / warmup_steps`; the decay starts at 1 and has reached the minimum at `total_steps`.
+    /// Warm-up gives `(index + 1) / warmup_steps`; the decay starts at 1 and has reached the
+    /// minimum at `total_steps`.
     pub fn factor(&self, index: u64) -> f64 {
         if index < self.warmup {
             return (index + 1) as f64 / self.warmup as f64;

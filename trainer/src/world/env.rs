@@ -1,8 +1,9 @@
 //! The environment: the only place of the crate that reads variables.
 //!
-//! [`detect`] finds out whether an outside launcher started this process as one rank of many. It is a pure function over a map,
-//! so that every launcher can be tested on any machine. The ladder: torchrun, SLURM, Open MPI, PMI and PALS. Several may be
-//! present (SLURM's `srun` also speaks PMI) as long as they agree; if they do not, `DREAM_TRAIN_LAUNCHER` names the one to believe.
+//! [`detect`] finds out whether an outside launcher started this process as one rank of many. It is
+//! a pure function over a map, so that every launcher can be tested on any machine. The ladder:
+//! torchrun, SLURM, Open MPI, PMI and PALS. Several may be present (SLURM's `srun` also speaks PMI)
+//! as long as they agree; if they do not, `DREAM_TRAIN_LAUNCHER` names the one to believe.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ pub type Variables = BTreeMap<String, String>;
 
 /// Prefix of the variables that configure the trainer.
 pub const PREFIX: &str = "DREAM_TRAIN_";
-/// Variable that names the launcher to believe: `torchrun`, `slurm`, `openmpi`, `pmi`, or `none` to ignore them all.
+/// Variable that names the launcher to believe: `torchrun`, `slurm`, `openmpi`, `pmi`, or `none` to
+/// ignore them all.
 pub const LAUNCHER_VARIABLE: &str = "DREAM_TRAIN_LAUNCHER";
 
 /// Describes a process that an outside launcher started as one rank of many.
@@ -27,7 +29,8 @@ pub struct External {
     pub main_port: Option<u16>,
 }
 
-/// The variables of one launcher; where several names stand, any of them will do and all must agree.
+/// The variables of one launcher; where several names stand, any of them will do and all must
+/// agree.
 struct Source {
     launcher: Launcher,
     rank: &'static [&'static str],
@@ -91,8 +94,8 @@ pub fn variables() -> Variables {
         .collect()
 }
 
-/// Returns the variables that configure the trainer: those that start with [`PREFIX`], except [`LAUNCHER_VARIABLE`], which
-/// speaks of the process and not of the run.
+/// Returns the variables that configure the trainer: those that start with [`PREFIX`], except
+/// [`LAUNCHER_VARIABLE`], which speaks of the process and not of the run.
 pub fn dream_train_variables() -> Variables {
     configuring(variables())
 }
@@ -122,11 +125,13 @@ pub fn host_name() -> Option<String> {
     ["HOSTNAME", "SLURMD_NODENAME", "HOST"].iter().find_map(|name| variable(name))
 }
 
-/// Finds the launcher that started this process and the rank it gave it; `None` if there is no sign of one.
+/// Finds the launcher that started this process and the rank it gave it; `None` if there is no sign
+/// of one.
 ///
 /// # Errors
 ///
-/// Variables that are not numbers, that contradict each other, or that are incomplete; each error names them.
+/// Variables that are not numbers, that contradict each other, or that are incomplete; each error
+/// names them.
 pub fn detect(variables: &Variables) -> Result<Option<External>, WorldError> {
     let wanted = wanted_launcher(variables)?;
     let mut found: Vec<Announcement> = Vec::new();

@@ -59,17 +59,20 @@ pub struct Outcomes<T, E> {
     pub failures: Vec<usize>,
 }
 
-/// Returns the number of compute threads of each of `world_size` ranks on this machine: an equal share of the cores, at least 1.
+/// Returns the number of compute threads of each of `world_size` ranks on this machine: an equal
+/// share of the cores, at least 1.
 pub fn threads_per_rank(world_size: usize) -> usize {
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cores / world_size.max(1)).max(1)
 }
 
-/// Runs `body` once per rank, each on its own named thread that leads its own pool of [`threads_per_rank`] threads.
+/// Runs `body` once per rank, each on its own named thread that leads its own pool of
+/// [`threads_per_rank`] threads.
 ///
-/// Tensor kernels of a rank run in its own pool, so a rank that waits blocks nobody else. `ended` is called on the thread of a
-/// rank as soon as it ended, before any other rank can learn of it, and is where peers are told. Panics are caught and print
-/// nothing. Returns when every rank has ended.
+/// Tensor kernels of a rank run in its own pool, so a rank that waits blocks nobody else. `ended`
+/// is called on the thread of a rank as soon as it ended, before any other rank can learn of it,
+/// and is where peers are told. Panics are caught and print nothing. Returns when every rank has
+/// ended.
 pub fn run_rank_threads<T, E, F, N>(world_size: usize, body: F, ended: N) -> Outcomes<T, E>
 where
     T: Send,
@@ -130,7 +133,8 @@ fn guarded<T, E>(body: impl FnOnce() -> Result<T, E>) -> Result<T, Fault<E>> {
     }
 }
 
-/// Makes panics of rank threads silent, once per process: the launcher reports them with the rank; others keep the old hook.
+/// Makes panics of rank threads silent, once per process: the launcher reports them with the rank;
+/// others keep the old hook.
 fn install_quiet_hook() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {

@@ -1,8 +1,9 @@
 //! Who this rank is: its number, the size of the world, and how it was started.
 //!
-//! A rank is a thread of this process (the embedded default), or a process started by an outside launcher that announced itself
-//! in the environment. [`mod@env`] is the only reader of environment variables in the crate; [`run_rank_threads`] starts ranks
-//! as threads. Nothing here communicates: that is [`crate::comm`].
+//! A rank is a thread of this process (the embedded default), or a process started by an outside
+//! launcher that announced itself in the environment. [`mod@env`] is the only reader of environment
+//! variables in the crate; [`run_rank_threads`] starts ranks as threads. Nothing here communicates:
+//! that is [`crate::comm`].
 
 pub mod env;
 mod identity;

@@ -6,7 +6,8 @@ use dream_trainer::callbacks::{Benchmark, Callback, Requests, Terminal};
 
 use crate::support::{Captured, report, run_in, step};
 
-/// Tokens per second of a real series whose first step warms up: its mean, 29,088, is the speed of no step.
+/// Tokens per second of a real series whose first step warms up: its mean, 29,088, is the speed of
+/// no step.
 const SERIES: [f64; 6] = [1045.0, 34601.0, 34686.0, 34715.0, 34833.0, 34650.0];
 
 fn benchmark(warmup_steps: u64) -> (Benchmark, Captured) {

@@ -1,4 +1,5 @@
-//! A process killed at any moment of a save: the next start finds the previous step. And what is removed, and when.
+//! A process killed at any moment of a save: the next start finds the previous step. And what is
+//! removed, and when.
 
 use std::fs;
 use std::path::Path;

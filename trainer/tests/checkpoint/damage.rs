@@ -1,4 +1,5 @@
-//! Damage is found and named: bytes flipped, files cut, manifests that disagree with their files, wrong saves.
+//! Damage is found and named: bytes flipped, files cut, manifests that disagree with their files,
+//! wrong saves.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Hugging Face directories: both layouts of weights, blocks and transposition, strict fields, damage, export.
+//! Hugging Face directories: both layouts of weights, blocks and transposition, strict fields,
+//! damage, export.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;

@@ -1,4 +1,5 @@
-//! Checkpoints on disk: round trips over any sharding, crashes, damage, retention and Hugging Face directories.
+//! Checkpoints on disk: round trips over any sharding, crashes, damage, retention and Hugging Face
+//! directories.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod blocks;

@@ -1,4 +1,5 @@
-//! What is saved is what is loaded: types, names, state, several blocks per rank, replicated and empty tensors.
+//! What is saved is what is loaded: types, names, state, several blocks per rank, replicated and
+//! empty tensors.
 
 use burn::tensor::{DType, TensorData};
 use dream_trainer::checkpoint::{
@@ -88,7 +89,8 @@ fn floats_in_the_state_survive_text() {
     let read: Vec<f64> =
         serde_json::from_value(store.open(1).unwrap().manifest().run.state.clone()).unwrap();
     let differing = floats.iter().zip(&read).find(|(a, b)| a.to_bits() != b.to_bits());
-    // Needs `float_roundtrip` of serde_json: without it the parser may miss by one unit in the last place.
+    // Needs `float_roundtrip` of serde_json: without it the parser may miss by one unit in the last
+    // place.
     assert_eq!((differing, read.len()), (None, floats.len()));
 }
 

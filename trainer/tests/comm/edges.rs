@@ -1,4 +1,5 @@
-//! The edges of the value space: one rank, no elements, lengths that do not divide, NaN, rounding, shared buffers.
+//! The edges of the value space: one rank, no elements, lengths that do not divide, NaN, rounding,
+//! shared buffers.
 
 use burn::tensor::{Bytes, DType, TensorData};
 use dream_trainer::comm::{CommError, ProcessGroup, ReduceOp};

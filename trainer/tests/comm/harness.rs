@@ -25,7 +25,8 @@ pub(crate) fn run<T: Send>(
     }
 }
 
-/// Runs `body` on `n` ranks, each of which gives its own verdict, so that no failure ends the world early.
+/// Runs `body` on `n` ranks, each of which gives its own verdict, so that no failure ends the world
+/// early.
 pub(crate) fn verdicts<T: Send>(
     n: usize,
     limit: Duration,

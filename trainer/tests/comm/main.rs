@@ -1,4 +1,5 @@
-//! Behavior of the collectives over thread ranks: values, laws, groups of a mesh, and every way to fail.
+//! Behavior of the collectives over thread ranks: values, laws, groups of a mesh, and every way to
+//! fail.
 
 mod edges;
 mod failures;

@@ -154,7 +154,8 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Returns a Hugging Face tokenizer of the words `a`, `b`, `c` and `z`, with a hole in its ids and a truncation that must not cut documents.
+/// Returns a Hugging Face tokenizer of the words `a`, `b`, `c` and `z`, with a hole in its ids and
+/// a truncation that must not cut documents.
 pub(crate) fn tokenizer_json() -> String {
     r#"{
         "version": "1.0",

@@ -29,7 +29,8 @@ proptest! {
 fn small_domains_are_shuffled_evenly() {
     const EPOCHS: u64 = 6000;
     for len in 2..=5usize {
-        // How often each element comes at each place; both the uniform count and its spread are known.
+        // How often each element comes at each place; both the uniform count and its spread are
+        // known.
         let mut counts = vec![vec![0u64; len]; len];
         for epoch in 0..EPOCHS {
             let permutation = Permutation::new(len as u64, 3, epoch);

@@ -129,7 +129,7 @@ fn a_split_without_a_sequence_is_an_error() {
         match open(&config, 4) {
             Ok(splits) => assert_eq!((split, splits.train.num_sequences()), ("", 1)),
             Err(error) => {
-                assert!(error.to_string().contains(split) && !split.is_empty(), "{error}")
+                assert!(error.to_string().contains(split) && !split.is_empty(), "{error}");
             }
         }
     }

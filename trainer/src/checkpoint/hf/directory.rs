@@ -42,7 +42,8 @@ struct Index {
 }
 
 impl HfDirectory {
-    /// Opens `path`: parses `config.json`, maps every weight file and checks that all tensors of the index are there.
+    /// Opens `path`: parses `config.json`, maps every weight file and checks that all tensors of
+    /// the index are there.
     pub fn open(path: &Path) -> Result<Self, HfError> {
         let config = read_json(&path.join("config.json"))?;
         let single = path.join("model.safetensors");
@@ -222,7 +223,8 @@ fn stored_block(
     Err(HfError::OutOfBounds { tensor, block, shape: shape_seen })
 }
 
-/// Exchanges rows and columns of a matrix of `SIZE`-byte elements, tile by tile to stay in the cache.
+/// Exchanges rows and columns of a matrix of `SIZE`-byte elements, tile by tile to stay in the
+/// cache.
 fn transpose<const SIZE: usize>(source: &[u8], shape: &[usize], target: &mut [u8]) {
     const TILE: usize = 32;
     let (rows, cols) = (shape[0], shape[1]);

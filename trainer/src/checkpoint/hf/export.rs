@@ -17,7 +17,8 @@ use crate::checkpoint::tensor_file::{self, TensorSource};
 ///
 /// # Errors
 ///
-/// Either file exists already: nothing is overwritten. A type without a form on disk. A failed write.
+/// Either file exists already: nothing is overwritten. A type without a form on disk. A failed
+/// write.
 pub fn export(
     path: &Path,
     config: &Value,

@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 
 use super::error::HfError;
 
-/// Fields that say where a model comes from, how to generate with it or how to cache, and change no forward pass.
+/// Fields that say where a model comes from, how to generate with it or how to cache, and change no
+/// forward pass.
 pub const HARMLESS_FIELDS: [&str; 14] = [
     "_name_or_path",
     "architectures",

@@ -1,10 +1,12 @@
-//! Hugging Face directories: `config.json`, safetensors weights in one or several files, `tokenizer.json`.
+//! Hugging Face directories: `config.json`, safetensors weights in one or several files,
+//! `tokenizer.json`.
 //!
-//! This is the neutral half: what is on disk, strictly checked. Which tensor is which parameter, and what the fields
-//! of `config.json` mean, is for each model to say; [`FieldReader`] makes sure that it says so for every field.
+//! This is the neutral half: what is on disk, strictly checked. Which tensor is which parameter,
+//! and what the fields of `config.json` mean, is for each model to say; [`FieldReader`] makes sure
+//! that it says so for every field.
 //!
-//! Weights of linear layers are stored `[out, in]`; [`Layout::Transposed`] reads them the other way round, and only
-//! the block a rank needs.
+//! Weights of linear layers are stored `[out, in]`; [`Layout::Transposed`] reads them the other way
+//! round, and only the block a rank needs.
 
 mod directory;
 mod error;

@@ -33,7 +33,8 @@ fn run<const D: usize>(
 ///
 /// # Placements
 ///
-/// Before and after: the same value on every rank. The gradient of the result is a term per rank, that of `x` the sum.
+/// Before and after: the same value on every rank. The gradient of the result is a term per rank,
+/// that of `x` the sum.
 ///
 /// # Communication
 ///
@@ -50,7 +51,8 @@ pub fn copy<const D: usize>(x: Tensor<D>, group: &ProcessGroup) -> Tensor<D> {
 ///
 /// # Communication
 ///
-/// Forward one all-reduce, `2 (n - 1) / n b`; backward none for a replicated consumer and the same for distinct ones.
+/// Forward one all-reduce, `2 (n - 1) / n b`; backward none for a replicated consumer and the same
+/// for distinct ones.
 pub fn all_reduce<const D: usize>(
     x: Tensor<D>,
     consumer: Consumer,
@@ -71,8 +73,8 @@ pub fn all_reduce<const D: usize>(
 ///
 /// # Communication
 ///
-/// Forward one all-gather, `(n - 1) b`; backward nothing for a replicated consumer and one reduce-scatter of the same volume for
-/// distinct ones.
+/// Forward one all-gather, `(n - 1) b`; backward nothing for a replicated consumer and one
+/// reduce-scatter of the same volume for distinct ones.
 pub fn all_gather<const D: usize>(
     x: Tensor<D>,
     dim: usize,
@@ -90,7 +92,8 @@ pub fn all_gather<const D: usize>(
 ///
 /// # Placements
 ///
-/// Before: a term in full shape on every rank. After: an equal part of the sum. `n` must divide the dimension.
+/// Before: a term in full shape on every rank. After: an equal part of the sum. `n` must divide the
+/// dimension.
 ///
 /// # Communication
 ///
@@ -126,7 +129,8 @@ pub fn all_to_all<const D: usize>(
 ///
 /// # Placements
 ///
-/// Before: the same value on every rank. After: an equal part. The gradient of `x` is whole on every rank.
+/// Before: the same value on every rank. After: an equal part. The gradient of `x` is whole on
+/// every rank.
 ///
 /// # Communication
 ///
@@ -139,7 +143,8 @@ pub fn slice<const D: usize>(x: Tensor<D>, dim: usize, group: &ProcessGroup) -> 
 ///
 /// # Placements
 ///
-/// Before: a value on `root`, anything elsewhere. After: that value everywhere, for distinct consumers.
+/// Before: a value on `root`, anything elsewhere. After: that value everywhere, for distinct
+/// consumers.
 ///
 /// # Communication
 ///
@@ -152,12 +157,14 @@ pub fn broadcast<const D: usize>(x: Tensor<D>, root: usize, group: &ProcessGroup
 ///
 /// # Communication
 ///
-/// Forward one reduce, backward one broadcast from `root`. Every rank's loss must depend on its result, so that all take part.
+/// Forward one reduce, backward one broadcast from `root`. Every rank's loss must depend on its
+/// result, so that all take part.
 pub fn reduce<const D: usize>(x: Tensor<D>, root: usize, group: &ProcessGroup) -> Tensor<D> {
     run(x, group, Transfer::Reduce(root), Transfer::Broadcast(root))
 }
 
-/// Gives every rank its part along dimension 0 of the value of `root`; the others pass an empty tensor of the same other dimensions.
+/// Gives every rank its part along dimension 0 of the value of `root`; the others pass an empty
+/// tensor of the same other dimensions.
 ///
 /// # Communication
 ///
@@ -170,13 +177,14 @@ pub fn scatter<const D: usize>(x: Tensor<D>, root: usize, group: &ProcessGroup) 
 ///
 /// # Communication
 ///
-/// Forward one gather, backward one scatter from `root`. The sum of the empty result must join the loss of the other ranks, so
-/// that their backward passes take part.
+/// Forward one gather, backward one scatter from `root`. The sum of the empty result must join the
+/// loss of the other ranks, so that their backward passes take part.
 pub fn gather<const D: usize>(x: Tensor<D>, root: usize, group: &ProcessGroup) -> Tensor<D> {
     run(x, group, Transfer::Collect(root), Transfer::Scatter(root))
 }
 
-/// Hands a value to member `to`, which calls [`recv`], and returns an empty tensor whose sum must join this rank's loss.
+/// Hands a value to member `to`, which calls [`recv`], and returns an empty tensor whose sum must
+/// join this rank's loss.
 ///
 /// # Communication
 ///
@@ -194,7 +202,8 @@ pub fn send<const D: usize>(x: Tensor<D>, to: usize, tag: u64, group: &ProcessGr
 
 /// Takes the value that member `from` sends under `tag`.
 ///
-/// `anchor` is an empty tensor of that rank which requires a gradient: it ties the operation to this rank's graph.
+/// `anchor` is an empty tensor of that rank which requires a gradient: it ties the operation to
+/// this rank's graph.
 ///
 /// # Communication
 ///

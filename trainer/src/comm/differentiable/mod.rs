@@ -1,4 +1,5 @@
-//! Collectives that carry gradients: each is a linear map over the ranks, and its backward is the adjoint map.
+//! Collectives that carry gradients: each is a linear map over the ranks, and its backward is the
+//! adjoint map.
 //!
 //! | operation | before | after | backward |
 //! | --- | --- | --- | --- |
@@ -13,20 +14,21 @@
 //! | [`send`], [`recv`] | a value here, on the peer | on the peer, here | each other, the other way round |
 //! | [`redistribute`] | any [`Placement`](crate::mesh::Placement) | any other | the redistribution of the gradient |
 //!
-//! A gradient here is that of one loss which every rank of the group holds and starts its backward from. Who uses a replicated
-//! result decides how its gradient comes back: see [`Consumer`].
+//! A gradient here is that of one loss which every rank of the group holds and starts its backward
+//! from. Who uses a replicated result decides how its gradient comes back: see [`Consumer`].
 //!
-//! Forward and backward of all members must make the same calls in the same order; both follow from the order of the graph,
-//! which is the same on all ranks that run the same model. A failure cannot be returned from inside a backward pass: it is
-//! raised as a panic whose payload is the [`CommError`](super::CommError), which
-//! [`launch_threads`](super::launch_threads) turns back into that error. Ranks that are threads must not share a leaf of the
-//! graph. A group of one records nothing and changes nothing.
+//! Forward and backward of all members must make the same calls in the same order; both follow from
+//! the order of the graph, which is the same on all ranks that run the same model. A failure cannot
+//! be returned from inside a backward pass: it is raised as a panic whose payload is the
+//! [`CommError`](super::CommError), which [`launch_threads`](super::launch_threads) turns back into
+//! that error. Ranks that are threads must not share a leaf of the graph. A group of one records
+//! nothing and changes nothing.
 //!
 //! # References
 //!
-//! Megatron-LM, arXiv:1909.08053, section 3 (*f* is [`copy`], *g* is [`all_reduce`] for a replicated consumer); Reducing
-//! Activation Recomputation in Large Transformer Models, arXiv:2205.05198, section 4.2 (the gather and the reduce-scatter of
-//! sequence parallelism).
+//! Megatron-LM, arXiv:1909.08053, section 3 (*f* is [`copy`], *g* is [`all_reduce`] for a
+//! replicated consumer); Reducing Activation Recomputation in Large Transformer Models,
+//! arXiv:2205.05198, section 4.2 (the gather and the reduce-scatter of sequence parallelism).
 
 mod functions;
 mod issued;

@@ -1,7 +1,8 @@
 //! The seam to Burn: one operation for every collective, and its backward.
 //!
-//! [`TransferOps`] is implemented once per backend for the forward direction, and once for autodiff over any backend that has
-//! it: the backward of a pair is the pair with its directions swapped. A further backend is one more short `impl`.
+//! [`TransferOps`] is implemented once per backend for the forward direction, and once for autodiff
+//! over any backend that has it: the backward of a pair is the pair with its directions swapped. A
+//! further backend is one more short `impl`.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -38,7 +39,8 @@ pub(crate) trait TransferOps: Backend {
     /// Runs the forward direction; under autodiff, records the backward one.
     fn transfer(value: FloatTensor<Self>, pair: Pair) -> FloatTensor<Self>;
 
-    /// Takes the result of a forward direction that was issued before; under autodiff, records the backward one.
+    /// Takes the result of a forward direction that was issued before; under autodiff, records the
+    /// backward one.
     fn arrive(value: FloatTensor<Self>, pair: Pair, arrival: Arrival) -> FloatTensor<Self>;
 }
 

@@ -20,8 +20,8 @@ pub struct NotDifferentiable {
 
 /// Changes how a tensor lies over the ranks of a group; the gradient takes the way back.
 ///
-/// `consumer` says who uses a result that is replicated; for others it has no meaning. The gradient of a part is a part, that of a
-/// term is whole.
+/// `consumer` says who uses a result that is replicated; for others it has no meaning. The gradient
+/// of a part is a part, that of a term is whole.
 ///
 /// # Communication
 ///
@@ -54,7 +54,8 @@ pub fn redistribute<const D: usize>(
     if from != to && !(linear(from) && linear(to)) {
         return Err(NotDifferentiable { from, to });
     }
-    // An average is a sum divided by the number of terms; the factor joins the value where it is smallest.
+    // An average is a sum divided by the number of terms; the factor joins the value where it is
+    // smallest.
     let n = group.size() as f64;
     let scaled = |x: Tensor<D>, factor: f64| if factor == 1.0 { x } else { x * factor };
     let weight = |placement| if placement == Partial(ReduceKind::Avg) { n } else { 1.0 };

@@ -18,7 +18,8 @@ pub fn raise(error: CommError) -> ! {
 pub(crate) enum Transfer {
     /// Keeps the value.
     Keep,
-    /// Keeps the value on the first member and makes it zero elsewhere: a term whose sum is the value.
+    /// Keeps the value on the first member and makes it zero elsewhere: a term whose sum is the
+    /// value.
     KeepOnFirst,
     /// Sums over the members.
     Sum,

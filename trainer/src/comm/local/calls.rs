@@ -1,4 +1,5 @@
-//! The calls of a group by sequence number, from the first member that makes one to the last that has its result.
+//! The calls of a group by sequence number, from the first member that makes one to the last that
+//! has its result.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,7 +36,8 @@ impl Calls {
         Self { first: 0, slots: VecDeque::new(), issued: vec![0; members] }
     }
 
-    /// Returns the number of calls a member has issued, which is the sequence number of its next one.
+    /// Returns the number of calls a member has issued, which is the sequence number of its next
+    /// one.
     pub(crate) fn issued(&self, member: usize) -> u64 {
         self.issued[member]
     }

@@ -55,8 +55,9 @@ impl Transport for Endpoint {
 
 /// Makes a buffer fit to be reduced or written over, on the thread of the rank that owns it.
 ///
-/// A reduction needs elements at their alignment, which memory from a file may not have; an operation that writes over its
-/// inputs needs memory that nobody else sees, which is copied here if it is shared.
+/// A reduction needs elements at their alignment, which memory from a file may not have; an
+/// operation that writes over its inputs needs memory that nobody else sees, which is copied here
+/// if it is shared.
 fn prepare(data: TensorData, collective: Collective) -> TensorData {
     let aligned = data.as_bytes().as_ptr().addr().is_multiple_of(data.dtype().size());
     if collective.reduce_op().is_some() && !aligned {

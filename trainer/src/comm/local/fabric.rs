@@ -9,8 +9,8 @@ use super::rendezvous::{Failure, Rendezvous};
 
 /// Joins the thread ranks of one process.
 ///
-/// Groups come into being when a member first asks for them: name and members are the same on every member, so nothing needs to
-/// be communicated.
+/// Groups come into being when a member first asks for them: name and members are the same on every
+/// member, so nothing needs to be communicated.
 #[derive(Debug)]
 pub struct Fabric {
     world_size: usize,
@@ -47,11 +47,13 @@ impl Fabric {
         self.group(rank, "world", &members, labels)
     }
 
-    /// Returns the group `name` over `members`, as `rank` sees it; `labels` are what messages call the members.
+    /// Returns the group `name` over `members`, as `rank` sees it; `labels` are what messages call
+    /// the members.
     ///
     /// # Errors
     ///
-    /// [`CommError::Group`] if `rank` is not a member, or a member is named twice or is not a rank of this world.
+    /// [`CommError::Group`] if `rank` is not a member, or a member is named twice or is not a rank
+    /// of this world.
     pub fn group(
         &self,
         rank: usize,

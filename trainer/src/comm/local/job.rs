@@ -15,11 +15,13 @@ use super::plan::Plan;
 use super::reduce::{Lane, finish, fold, start, store};
 use super::storage::Storage;
 
-/// Bytes of a block that one task handles at most, so that its part of every buffer stays in the second-level cache.
+/// Bytes of a block that one task handles at most, so that its part of every buffer stays in the
+/// second-level cache.
 const MAX_TASK_BYTES: usize = 256 << 10;
 /// Bytes of a block that one task handles at least, so that claiming it costs nothing beside it.
 const MIN_TASK_BYTES: usize = 16 << 10;
-/// Tasks per member a block is cut into between these bounds: members that come late still find work.
+/// Tasks per member a block is cut into between these bounds: members that come late still find
+/// work.
 const TASKS_PER_MEMBER: usize = 2;
 /// Elements accumulated at a time, so that the accumulator stays in the first-level cache.
 const BLOCK: usize = 1024;
@@ -35,9 +37,10 @@ enum Held {
 
 /// Work that is shared by the members of a group.
 ///
-/// All access to buffers between `new` and the end of the last task goes through the addresses. A task owns the range of the
-/// targets it writes and is claimed once; sources that are also targets are read in that same range only. The buffers live as
-/// long as the job; they are handed out by [`Self::take`] after the last task.
+/// All access to buffers between `new` and the end of the last task goes through the addresses. A
+/// task owns the range of the targets it writes and is claimed once; sources that are also targets
+/// are read in that same range only. The buffers live as long as the job; they are handed out by
+/// [`Self::take`] after the last task.
 #[derive(Debug)]
 pub(crate) struct Job {
     plan: Plan,
@@ -54,7 +57,8 @@ pub(crate) struct Job {
     done: AtomicUsize,
 }
 
-// SAFETY: the addresses point into buffers the job owns, which are `Send` and `Sync`; tasks access disjoint ranges (see `Job`).
+// SAFETY: the addresses point into buffers the job owns, which are `Send` and `Sync`; tasks access
+// disjoint ranges (see `Job`).
 unsafe impl Send for Job {}
 // SAFETY: as above; claiming and finishing go through atomics, handing out through a mutex.
 unsafe impl Sync for Job {}
@@ -145,7 +149,8 @@ impl Job {
         self.claimed.load(Ordering::Relaxed) < self.tasks
     }
 
-    /// Carries out tasks until none is left to take; returns true for the caller that finished the last one.
+    /// Carries out tasks until none is left to take; returns true for the caller that finished the
+    /// last one.
     pub(crate) fn help(&self) -> bool {
         loop {
             let task = self.claimed.fetch_add(1, Ordering::Relaxed);
@@ -198,8 +203,8 @@ impl Job {
             let count = self.plan.source.run(p).min(self.plan.target.run(p)).min(end - p);
             let from = self.plan.source.locate(p, target) * size;
             let to = self.plan.target.locate(p, source) * size;
-            // SAFETY: both ranges lie inside their buffers by the arithmetic of `Plan`; the target range belongs to this task
-            // alone, and no source of a copy is a target.
+            // SAFETY: both ranges lie inside their buffers by the arithmetic of `Plan`; the target
+            // range belongs to this task alone, and no source of a copy is a target.
             unsafe {
                 let (from, to) =
                     (self.source_addresses[s].add(from), self.target_addresses[t].add(to));
@@ -209,7 +214,8 @@ impl Job {
         }
     }
 
-    /// Reduces elements `begin..end` of one block over all sources, and writes them to the targets of the group.
+    /// Reduces elements `begin..end` of one block over all sources, and writes them to the targets
+    /// of the group.
     fn reduce<L: Lane>(&self, op: ReduceOp, group: usize, begin: usize, end: usize) {
         let targets = if self.plan.shared_targets {
             0..self.target_addresses.len()
@@ -224,8 +230,9 @@ impl Job {
             let acc = &mut accumulator[..count];
             let from = self.plan.source.locate(p, block_index);
             for (s, address) in self.source_addresses.iter().enumerate() {
-                // SAFETY: the range lies inside the source by the arithmetic of `Plan`, is aligned (checked at the rendezvous)
-                // and initialized; only this task writes it, below, when this slice is gone.
+                // SAFETY: the range lies inside the source by the arithmetic of `Plan`, is aligned
+                // (checked at the rendezvous) and initialized; only this task writes it, below,
+                // when this slice is gone.
                 let input =
                     unsafe { std::slice::from_raw_parts(address.cast::<L>().add(from), count) };
                 if s == 0 {
@@ -238,8 +245,8 @@ impl Job {
             let to = self.plan.target.locate(p, 0);
             for address in &self.target_addresses[targets.clone()] {
                 let result = address.cast::<MaybeUninit<L>>();
-                // SAFETY: the range lies inside the target by the arithmetic of `Plan`, is aligned, and belongs to this task
-                // alone; the slices that read it are gone.
+                // SAFETY: the range lies inside the target by the arithmetic of `Plan`, is aligned,
+                // and belongs to this task alone; the slices that read it are gone.
                 store(acc, unsafe { std::slice::from_raw_parts_mut(result.add(to), count) });
             }
             p += count;

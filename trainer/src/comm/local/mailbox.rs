@@ -12,7 +12,8 @@ pub(crate) struct Channel {
     pub(crate) tag: u64,
 }
 
-/// Holds tensors sent but not received, and receives posted but not served; the first goes to the first.
+/// Holds tensors sent but not received, and receives posted but not served; the first goes to the
+/// first.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     queues: BTreeMap<Channel, Queue>,

@@ -1,8 +1,9 @@
 //! The backend for ranks that are threads of one process.
 //!
-//! [`Fabric`] joins the ranks and holds one [`rendezvous`] per group. There each member leaves its buffer and its description of
-//! the call; when the last has come the operation becomes a [`job`] of small tasks over all buffers, and members that wait carry
-//! them out together. No rank is a bottleneck, no thread exists only for communication, and what a rank does between `issue` and
+//! [`Fabric`] joins the ranks and holds one [`rendezvous`] per group. There each member leaves its
+//! buffer and its description of the call; when the last has come the operation becomes a [`job`]
+//! of small tasks over all buffers, and members that wait carry them out together. No rank is a
+//! bottleneck, no thread exists only for communication, and what a rank does between `issue` and
 //! `wait` is its own.
 
 mod calls;

@@ -1,8 +1,10 @@
-//! Where each element of a collective comes from and goes to, as pure arithmetic on element offsets.
+//! Where each element of a collective comes from and goes to, as pure arithmetic on element
+//! offsets.
 
 use super::super::{Collective, ReduceOp};
 
-/// Places block `k` of `parts` equal blocks in a buffer where the blocks alternate every `inner` elements.
+/// Places block `k` of `parts` equal blocks in a buffer where the blocks alternate every `inner`
+/// elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Interleave {
     inner: usize,
@@ -32,10 +34,11 @@ impl Interleave {
     }
 }
 
-/// Describes a collective as blocks of `length` elements that move from source buffers to target buffers.
+/// Describes a collective as blocks of `length` elements that move from source buffers to target
+/// buffers.
 ///
-/// Element p of the block from source m to target t is read at `source.locate(p, t)` and written at `target.locate(p, m)`.
-/// A reduction combines the blocks of all sources into one.
+/// Element p of the block from source m to target t is read at `source.locate(p, t)` and written at
+/// `target.locate(p, m)`. A reduction combines the blocks of all sources into one.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
     /// Elements per block.

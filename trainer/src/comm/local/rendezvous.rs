@@ -1,4 +1,5 @@
-//! Where the members of one group meet: calls by sequence number, failures, and tensors from member to member.
+//! Where the members of one group meet: calls by sequence number, failures, and tensors from member
+//! to member.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -105,7 +106,8 @@ impl Rendezvous {
         Ok(sequence)
     }
 
-    /// Waits for the end of a call and returns this member's result; carries out open work meanwhile.
+    /// Waits for the end of a call and returns this member's result; carries out open work
+    /// meanwhile.
     pub(crate) fn wait(
         &self,
         member: usize,
@@ -124,7 +126,8 @@ impl Rendezvous {
             if let Some(failure) = &state.failure {
                 return Err(failure.seen(&numbered(sequence, &slot.text(member)), &self.name));
             }
-            // Once all have come nobody is late: what is left is the last tasks of peers, which take the time they take.
+            // Once all have come nobody is late: what is left is the last tasks of peers, which
+            // take the time they take.
             let left =
                 if slot.is_complete() { Some(limit) } else { limit.checked_sub(start.elapsed()) };
             if let Some((open, job)) = state.calls.open_job(sequence) {

@@ -13,11 +13,13 @@ use crate::metrics::{StepInfo, ValidationInfo};
 
 /// Appends every step and validation to `metrics.jsonl` in a run's folder.
 ///
-/// A step is `{"step":1,"loss":..,"grad_norm":..,"lr":..,"tokens":..,"tokens_per_second":..,..}`, a validation `{"step":1,"val_loss":..,..}`. Numbers are
-/// the shortest text that reads back as the same `f64`. JSON has no word for what is not finite: those are the strings `"NaN"`, `"inf"` and `"-inf"`.
+/// A step is `{"step":1,"loss":..,"grad_norm":..,"lr":..,"tokens":..,"tokens_per_second":..,..}`, a
+/// validation `{"step":1,"val_loss":..,..}`. Numbers are the shortest text that reads back as the
+/// same `f64`. JSON has no word for what is not finite: those are the strings `"NaN"`, `"inf"` and
+/// `"-inf"`.
 ///
-/// Continued after step s, the file first loses every row after s and a last line that was cut off. An interrupted and continued run thus leaves the rows
-/// of an uninterrupted one.
+/// Continued after step s, the file first loses every row after s and a last line that was cut off.
+/// An interrupted and continued run thus leaves the rows of an uninterrupted one.
 #[derive(Debug, Default)]
 pub struct JsonlSink {
     file: Option<Appender>,

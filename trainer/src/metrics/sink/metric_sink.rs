@@ -52,7 +52,8 @@ pub trait MetricSink: Send {
     /// Returns the name used in warnings.
     fn name(&self) -> &'static str;
 
-    /// Opens the sink in a run's folder and drops whatever it holds of steps after `start_step`, which are about to be done again.
+    /// Opens the sink in a run's folder and drops whatever it holds of steps after `start_step`,
+    /// which are about to be done again.
     fn open(&mut self, directory: &Path, start_step: u64) -> Result<(), SinkError>;
 
     /// Adds a scalar to the row of the step in progress.

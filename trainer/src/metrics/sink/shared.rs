@@ -10,8 +10,9 @@ use crate::metrics::{StepInfo, ValidationInfo};
 
 /// A handle to a sink that several callbacks write to.
 ///
-/// Opening reports its error, because nothing is lost yet and the user can still act. From then on the first failed row is a warning, further ones are
-/// counted in silence, and the first row that succeeds again says how many were lost: a full disk must neither end a run nor hide.
+/// Opening reports its error, because nothing is lost yet and the user can still act. From then on
+/// the first failed row is a warning, further ones are counted in silence, and the first row that
+/// succeeds again says how many were lost: a full disk must neither end a run nor hide.
 #[derive(Clone)]
 pub struct SharedSink(Arc<Mutex<Guarded>>);
 

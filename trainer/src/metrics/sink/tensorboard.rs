@@ -1,7 +1,8 @@
 //! `TensorBoard` event files, written without its libraries.
 //!
-//! An event file is a series of records: length, masked CRC-32C of the length, protocol buffer `Event`, masked CRC-32C of the event. Of the messages only
-//! the fields that scalars need are encoded.
+//! An event file is a series of records: length, masked CRC-32C of the length, protocol buffer
+//! `Event`, masked CRC-32C of the event. Of the messages only the fields that scalars need are
+//! encoded.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -14,9 +15,10 @@ use crate::metrics::{StepInfo, ValidationInfo};
 
 /// Writes scalars to an event file in `tensorboard/` of a run's folder.
 ///
-/// Tags: `loss_metrics/global_avg_loss`, `grad_norm`, `lr`, `throughput(tps)` (labels per second over all ranks), `time_metrics/end_to_end(s)`,
-/// `time_metrics/data_loading(s)`, `n_tokens_seen`, `extra/*` and `validation_metrics/loss`. Each start of a run opens its own file; one that continues after
-/// step s tells `TensorBoard` to forget what earlier files say about later steps.
+/// Tags: `loss_metrics/global_avg_loss`, `grad_norm`, `lr`, `throughput(tps)` (labels per second
+/// over all ranks), `time_metrics/end_to_end(s)`, `time_metrics/data_loading(s)`, `n_tokens_seen`,
+/// `extra/*` and `validation_metrics/loss`. Each start of a run opens its own file; one that
+/// continues after step s tells `TensorBoard` to forget what earlier files say about later steps.
 #[derive(Debug, Default)]
 pub struct TensorBoardSink {
     file: Option<Appender>,
@@ -87,7 +89,8 @@ impl MetricSink for TensorBoardSink {
     }
 }
 
-/// Creates `events.out.tfevents.<seconds>.<host>`, with a counter behind it when a start within the same second took the name.
+/// Creates `events.out.tfevents.<seconds>.<host>`, with a counter behind it when a start within the
+/// same second took the name.
 fn create(folder: &Path) -> io::Result<(PathBuf, File)> {
     fs::create_dir_all(folder)?;
     let base = format!("events.out.tfevents.{:010}.{}", since_epoch().as_secs(), host_name());
@@ -180,7 +183,8 @@ fn record(content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Returns the checksum in the rotated form that records use, so that a checksum over records stays useful.
+/// Returns the checksum in the rotated form that records use, so that a checksum over records stays
+/// useful.
 fn masked_crc(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
