@@ -50,7 +50,7 @@ fn by_definition(sizes: Sizes, inputs: &[Vec<f64>], options: &AttentionOptions) 
         options.documents.clone().map(|d| d.into_data().iter::<i64>().collect::<Vec<_>>());
     let scale = options.scale.unwrap_or(1.0 / (head_dim as f64).sqrt());
     let mut output = Vec::new();
-    for (b, i, h) in itertools(batch, queries, heads) {
+    for (b, i, h) in indices(batch, queries, heads) {
         let row = |x: &[f64], at: usize| x[at * head_dim..(at + 1) * head_dim].to_vec();
         let q = row(&inputs[0], (b * queries + i) * heads + h);
         let at = |j: usize| (b * keys + j) * kv_heads + h * kv_heads / heads;
@@ -80,7 +80,7 @@ fn by_definition(sizes: Sizes, inputs: &[Vec<f64>], options: &AttentionOptions) 
     output
 }
 
-fn itertools(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+fn indices(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, usize)> {
     (0..a * b * c).map(move |n| (n / (b * c), n / c % b, n % c))
 }
 
