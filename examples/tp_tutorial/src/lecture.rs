@@ -1,8 +1,11 @@
-//! A deep GELU network whose layers are all split by columns, as in lecture 8 of Stanford's CS336, with the backward pass.
+//! A deep GELU network whose layers are all split by columns, as in lecture 8 of Stanford's CS336,
+//! with the backward pass.
 //!
-//! Forward, each layer multiplies by its columns and gathers the result. Backward, with `Y = gelu(Z)` and `Z = X W` of one layer:
-//! `dZ_r = slice(dY) gelu'(Z_r)` and `dW_r = X^T dZ_r` stay on the rank, and `dX = sum_r dZ_r W_r^T` is an all-reduce, which the first layer does not
-//! need. The lecture gathers after the activation and this model before it: the same numbers, since GELU acts on each element alone.
+//! Forward, each layer multiplies by its columns and gathers the result. Backward, with `Y =
+//! gelu(Z)` and `Z = X W` of one layer: `dZ_r = slice(dY) gelu'(Z_r)` and `dW_r = X^T dZ_r` stay on
+//! the rank, and `dX = sum_r dZ_r W_r^T` is an all-reduce, which the first layer does not need. The
+//! lecture gathers after the activation and this model before it: the same numbers, since GELU acts
+//! on each element alone.
 
 use burn::tensor::Tensor;
 use dream_models::mlp::{MlpConfig, column_plan};
@@ -33,7 +36,11 @@ pub struct Outcome {
 /// # Errors
 ///
 /// The first rank that failed.
-pub fn run(world_size: usize, rows: usize, width: usize) -> Result<Outcome, RankFailure<CommError>> {
+pub fn run(
+    world_size: usize,
+    rows: usize,
+    width: usize,
+) -> Result<Outcome, RankFailure<CommError>> {
     Ok(launch(world_size, |group| run_rank(rows, width, group))?.remove(0))
 }
 
@@ -41,7 +48,8 @@ fn run_rank(rows: usize, width: usize, group: &ProcessGroup) -> Outcome {
     let scope = Scope::root(device(), 0);
     let model = MlpConfig::gelu(width, LAYERS).init(&scope).expect("the sizes are positive");
     let tp = TensorParallel::new(scope, group.clone(), TensorParallelOptions::default());
-    let model = tp.parallelize(model, &column_plan(LAYERS)).expect("the number of ranks was checked");
+    let model =
+        tp.parallelize(model, &column_plan(LAYERS)).expect("the number of ranks was checked");
     let y = model.forward(numbers(5, [rows, width]));
     let loss = (y.clone() * y.clone()).mean();
     let value = loss.clone().into_scalar::<f32>();

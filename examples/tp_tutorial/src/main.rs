@@ -78,7 +78,11 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
             let world_size = greet(out, ranks(1 + usize::from(*tensor_parallel)))?;
             check_split("the hidden layer", perceptron::WIDTHS[1], world_size)?;
             for (i, iteration) in perceptron::run(world_size)?.iter().enumerate() {
-                writeln!(out, "iteration {i}\n  output {:.4?}\n  loss {}", iteration.output, iteration.loss)?;
+                writeln!(
+                    out,
+                    "iteration {i}\n  output {:.4?}\n  loss {}",
+                    iteration.output, iteration.loss
+                )?;
                 writeln!(out, "  fc1_grad")?;
                 for row in iteration.fc1_grad.chunks(perceptron::WIDTHS[1]) {
                     writeln!(out, "    {row:.4?}")?;
@@ -96,7 +100,11 @@ fn run(cli: &Cli, out: &mut impl Write) -> Result<()> {
             let outcome = lecture::run(world_size, *batch_size, *hidden)?;
             let [gathers, reductions] = outcome.calls;
             writeln!(out, "forward pass produced activations {}", outcome.activations)?;
-            writeln!(out, "loss {}\n{gathers} all-gathers forward, {reductions} all-reduces backward", outcome.loss)?;
+            writeln!(
+                out,
+                "loss {}\n{gathers} all-gathers forward, {reductions} all-reduces backward",
+                outcome.loss
+            )?;
         }
     }
     Ok(())
@@ -126,7 +134,11 @@ fn show_transformer(args: &TransformerArgs, world_size: usize, out: &mut impl Wr
     })?;
     // State of Adam in `f32`: value, gradient and two moments.
     let gigabytes = outcome.local_params as f64 * 16.0 / 1e9;
-    writeln!(out, "rank 0 holds {} parameters, {gigabytes:.3} GB with gradients and moments", outcome.local_params)?;
+    writeln!(
+        out,
+        "rank 0 holds {} parameters, {gigabytes:.3} GB with gradients and moments",
+        outcome.local_params
+    )?;
     for (i, loss) in outcome.losses.iter().enumerate() {
         writeln!(out, "iteration {i}\n  loss {loss} over {} labels", outcome.num_targets)?;
     }

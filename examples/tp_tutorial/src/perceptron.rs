@@ -1,4 +1,4 @@
-//! Two bias-free layers with a ReLU: the first split by columns, the second by rows.
+//! Two bias-free layers with a `ReLU`: the first split by columns, the second by rows.
 
 use burn::tensor::Tensor;
 use dream_models::mlp::{Mlp, MlpConfig, plan};
@@ -46,7 +46,7 @@ fn run_rank(group: &ProcessGroup) -> Vec<Iteration> {
         let loss = (output.clone() * numbers(2, [ROWS, WIDTHS[2]])).sum();
         let value = loss.clone().into_scalar::<f32>();
         let mut fc1_grad = Vec::new();
-        model = descend(model, loss, |gradient| fc1_grad = read(whole(gradient, group)));
+        model = descend(model, &loss, |gradient| fc1_grad = read(whole(gradient, group)));
         iterations.push(Iteration { output: read(output), loss: value, fc1_grad });
     }
     iterations
@@ -59,7 +59,7 @@ fn whole(gradient: Tensor<1>, group: &ProcessGroup) -> Tensor<2> {
     Tensor::from_data(gathered, &device().inner())
 }
 
-fn descend(model: Mlp, loss: Tensor<1>, first: impl FnOnce(Tensor<1>)) -> Mlp {
+fn descend(model: Mlp, loss: &Tensor<1>, first: impl FnOnce(Tensor<1>)) -> Mlp {
     let mut gradients = std::collections::BTreeMap::new();
     take_gradients(&model, &mut loss.backward(), |path, gradient| {
         gradients.insert(path.to_owned(), gradient);
@@ -68,7 +68,9 @@ fn descend(model: Mlp, loss: Tensor<1>, first: impl FnOnce(Tensor<1>)) -> Mlp {
     let step = |value: Tensor<1>, gradient: Tensor<1>| value - gradient * 0.1;
     let updated = map_values(model, |entry, value| {
         let gradient = gradients.remove(&entry.path);
-        Ok::<_, std::convert::Infallible>(gradient.map_or_else(|| value.clone(), |gradient| step(value.clone(), gradient)))
+        Ok::<_, std::convert::Infallible>(
+            gradient.map_or_else(|| value.clone(), |gradient| step(value.clone(), gradient)),
+        )
     });
     match updated {
         Ok(model) => model,

@@ -4,7 +4,9 @@ use std::fmt;
 use std::time::Duration;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use dream_trainer::comm::{CommError, CommTimeouts, ProcessGroup, RankContext, RankFailure, launch_threads};
+use dream_trainer::comm::{
+    CommError, CommTimeouts, ProcessGroup, RankContext, RankFailure, launch_threads,
+};
 
 /// The device on which gradients are recorded.
 pub fn device() -> Device {

@@ -7,7 +7,8 @@ use super::{Linear, Scope};
 
 /// Marks the edge of a user's module, so that a plan can name it; without a plan it does nothing.
 ///
-/// A module keeps one as a field with `#[module(skip)]` and passes its input, its output or both through it.
+/// A module keeps one as a field with `#[module(skip)]` and passes its input, its output or both
+/// through it.
 ///
 /// # Examples
 ///
@@ -50,8 +51,9 @@ impl Boundary {
         }
     }
 
-    /// Takes what enters the module and applies each of `layers` to it: the same numbers as [`Self::input`] and
-    /// [`Linear::forward`], with room for a plan to compute while parts of the input are still on their way.
+    /// Takes what enters the module and applies each of `layers` to it: the same numbers as
+    /// [`Self::input`] and [`Linear::forward`], with room for a plan to compute while parts of the
+    /// input are still on their way.
     pub fn project<const N: usize>(&self, x: Tensor<3>, layers: [&Linear; N]) -> [Tensor<3>; N] {
         match self.style.get() {
             Some(style) => {

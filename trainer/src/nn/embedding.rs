@@ -71,7 +71,8 @@ impl Embedding {
         }
     }
 
-    /// Sums the cross-entropy of all labels that are not [`kernels::IGNORE_INDEX`] with the table as tied output projection.
+    /// Sums the cross-entropy of all labels that are not [`kernels::IGNORE_INDEX`] with the table
+    /// as tied output projection.
     ///
     /// # Shapes
     ///

@@ -37,8 +37,9 @@ const CHUNK: usize = 1 << 14;
 impl Initializer {
     /// Fills `out` with elements `start..start + out.len()` of the parameter called `path`.
     ///
-    /// Element `i` takes words `2i` and `2i + 1` of a ChaCha8 stream keyed by the seed and the path, mapped through the inverse distribution
-    /// function, so the values do not depend on how a parameter is cut into slices or on the number of threads.
+    /// Element `i` takes words `2i` and `2i + 1` of a `ChaCha8` stream keyed by the seed and the
+    /// path, mapped through the inverse distribution function, so the values do not depend on how a
+    /// parameter is cut into slices or on the number of threads.
     pub fn fill(&self, seed: u64, path: &str, start: usize, out: &mut [f32]) {
         if let Self::Constant(value) = self {
             out.fill(*value);
@@ -57,7 +58,8 @@ impl Initializer {
         });
     }
 
-    /// Makes the block of rows and columns `ranges` of a parameter with the given global shape, in row-major order.
+    /// Makes the block of rows and columns `ranges` of a parameter with the given global shape, in
+    /// row-major order.
     ///
     /// # Panics
     ///
@@ -115,9 +117,11 @@ impl Initializer {
     }
 }
 
-/// Standard normal distribution function, by integrating its density with the midpoint rule from the center.
+/// Standard normal distribution function, by integrating its density with the midpoint rule from
+/// the center.
 ///
-/// Called once per truncated parameter slice element's cut, at moderate arguments only; absolute error is below 1e-12 there.
+/// Called once per truncated parameter slice element's cut, at moderate arguments only; absolute
+/// error is below 1e-12 there.
 fn normal_cdf(z: f64) -> f64 {
     const CELLS: usize = 64;
     // Gauss-Legendre with three nodes per cell.
@@ -140,7 +144,8 @@ fn normal_cdf(z: f64) -> f64 {
 ///
 /// # References
 ///
-/// Wichura, "Algorithm AS 241: The percentage points of the normal distribution", Applied Statistics 37 (1988), PPND16.
+/// Wichura, "Algorithm AS 241: The percentage points of the normal distribution", Applied
+/// Statistics 37 (1988), PPND16.
 fn normal_quantile(p: f64) -> f64 {
     let q = p - 0.5;
     if q.abs() <= 0.425 {

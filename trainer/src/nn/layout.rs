@@ -4,14 +4,15 @@ use crate::mesh::{AxisSet, Block, Placement};
 
 /// Which block of a parameter this rank holds, and how its gradient is to be summed.
 ///
-/// The default of a parameter is the whole of it, with a gradient that only data parallelism has to sum.
+/// The default of a parameter is the whole of it, with a gradient that only data parallelism has to
+/// sum.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamLayout {
-    /// Placement by axes, in the order in which they were applied; two that shard one dimension nest. Axes that are not listed
-    /// replicate.
+    /// Placement by axes, in the order in which they were applied; two that shard one dimension
+    /// nest. Axes that are not listed replicate.
     pub placements: Vec<(AxisSet, Placement)>,
-    /// Axes, besides those of data parallelism, over which the local gradient is one term of a sum: the parameter is replicated
-    /// there, but each rank applied it to tokens of its own.
+    /// Axes, besides those of data parallelism, over which the local gradient is one term of a sum:
+    /// the parameter is replicated there, but each rank applied it to tokens of its own.
     pub partial_gradient: AxisSet,
     /// The block held here, in global coordinates.
     pub block: Block,
@@ -52,7 +53,8 @@ impl ParamLayout {
         self
     }
 
-    /// Returns the axes over which the parameter is split: its squares and its elements add up over them, and over no others.
+    /// Returns the axes over which the parameter is split: its squares and its elements add up over
+    /// them, and over no others.
     pub fn sharded_axes(&self) -> AxisSet {
         let sharded = self
             .placements

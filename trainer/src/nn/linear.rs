@@ -17,7 +17,8 @@ pub struct LinearConfig {
 }
 
 impl LinearConfig {
-    /// Creates a configuration without bias and with PyTorch's default of uniform values in `1 / sqrt(d_input)`.
+    /// Creates a configuration without bias and with `PyTorch`'s default of uniform values in `1 /
+    /// sqrt(d_input)`.
     pub fn new(d_input: usize, d_output: usize) -> Self {
         let bound = 1.0 / (d_input as f64).sqrt();
         Self { d_input, d_output, bias: false, initializer: Initializer::Uniform { bound } }
@@ -52,7 +53,7 @@ impl LinearConfig {
 /// Computes `x W + b`.
 #[derive(Module, Debug)]
 pub struct Linear {
-    /// `[d_input, d_output]`, the transpose of PyTorch's storage.
+    /// `[d_input, d_output]`, the transpose of `PyTorch`'s storage.
     pub weight: Param<Tensor<2>>,
     /// `[d_output]`.
     pub bias: Option<Param<Tensor<1>>>,
@@ -86,7 +87,8 @@ impl Linear {
         }
     }
 
-    /// Sums the cross-entropy of all labels that are not [`kernels::IGNORE_INDEX`], without holding the logits of all tokens.
+    /// Sums the cross-entropy of all labels that are not [`kernels::IGNORE_INDEX`], without holding
+    /// the logits of all tokens.
     ///
     /// # Shapes
     ///

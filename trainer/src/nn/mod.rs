@@ -1,11 +1,13 @@
 //! Layers whose parameters know their path, and initialization that does not depend on the mesh.
 //!
-//! A layer is built from a [`Scope`], which carries the device, the seed and the dotted path. Its parameters stay empty until they are used, and
-//! element `i` of parameter `path` is a pure function of `(seed, path, i)`: any rank can make any slice of any parameter, and every mesh starts
-//! from bit-identical global weights.
+//! A layer is built from a [`Scope`], which carries the device, the seed and the dotted path. Its
+//! parameters stay empty until they are used, and element `i` of parameter `path` is a pure
+//! function of `(seed, path, i)`: any rank can make any slice of any parameter, and every mesh
+//! starts from bit-identical global weights.
 //!
-//! Parallelisms reach into a model through its scope: a parameter's [`ParamLayout`] says which block of it this rank holds, and a layer's
-//! [`StyleSlot`] what it does with a part of its weight. Without them a layer is a plain one.
+//! Parallelisms reach into a model through its scope: a parameter's [`ParamLayout`] says which
+//! block of it this rank holds, and a layer's [`StyleSlot`] what it does with a part of its weight.
+//! Without them a layer is a plain one.
 
 mod boundary;
 mod embedding;

@@ -48,7 +48,8 @@ pub struct UnknownParam {
 
 /// Device, seed and dotted path under which a layer makes its parameters.
 ///
-/// Scopes share one register of every parameter made under them, by which sharded setups make slices without ever holding the whole.
+/// Scopes share one register of every parameter made under them, by which sharded setups make
+/// slices without ever holding the whole.
 #[derive(Debug, Clone)]
 pub struct Scope {
     device: Device,
@@ -130,10 +131,11 @@ impl Scope {
         self.register().specs.values().map(|spec| (spec.path.clone(), spec.clone())).collect()
     }
 
-    /// Splits what this rank holds of a parameter along `dim` over `parts` ranks along `axes`, and keeps part `index`.
+    /// Splits what this rank holds of a parameter along `dim` over `parts` ranks along `axes`, and
+    /// keeps part `index`.
     ///
-    /// The parameter keeps its identity. One without a value stays without, and makes only its block when it is used: no rank ever makes the
-    /// whole.
+    /// The parameter keeps its identity. One without a value stays without, and makes only its
+    /// block when it is used: no rank ever makes the whole.
     ///
     /// # Errors
     ///

@@ -1,8 +1,9 @@
 //! The seam at which a parallelism changes what a layer does.
 //!
-//! Burn has no hooks on modules. Instead every layer registers a [`StyleSlot`] with its [`Scope`](super::Scope) when it is
-//! built. The slot is empty, and the layer a plain one, until a parallelism puts a [`LayerStyle`] into it by the layer's path. A
-//! user's model needs no code for it.
+//! Burn has no hooks on modules. Instead every layer registers a [`StyleSlot`] with its
+//! [`Scope`](super::Scope) when it is built. The slot is empty, and the layer a plain one, until a
+//! parallelism puts a [`LayerStyle`] into it by the layer's path. A user's model needs no code for
+//! it.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -13,12 +14,14 @@ use super::Linear;
 
 /// Computes a layer's share where its weights or its activations lie on several ranks.
 ///
-/// Legend: `b` batch, `s` sequence, `h` hidden, `v` vocabulary. Which part of a dimension this rank holds is the style's to know.
+/// Legend: `b` batch, `s` sequence, `h` hidden, `v` vocabulary. Which part of a dimension this rank
+/// holds is the style's to know.
 pub trait LayerStyle: fmt::Debug + Send + Sync {
     /// Computes what [`Linear::forward`] does, `[b, s, d_input]` to `[b, s, d_output]`.
     fn linear(&self, x: Tensor<3>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<3>;
 
-    /// Computes what [`Embedding::forward`](super::Embedding::forward) does, `[b, s]` to `[b, s, h]`.
+    /// Computes what [`Embedding::forward`](super::Embedding::forward) does, `[b, s]` to `[b, s,
+    /// h]`.
     fn embedding(&self, ids: Tensor<2, Int>, weight: Tensor<2>) -> Tensor<3>;
 
     /// Changes the layout of what enters a norm or a [`Boundary`](super::Boundary).
@@ -113,7 +116,8 @@ pub struct LayerEntry {
     pub style: StyleSlot,
 }
 
-/// Applies a function of sequences to a tensor of any rank, whose last two dimensions are taken as sequence and features.
+/// Applies a function of sequences to a tensor of any rank, whose last two dimensions are taken as
+/// sequence and features.
 pub(super) fn on_sequences<const D: usize>(
     x: Tensor<D>,
     apply: impl FnOnce(Tensor<3>) -> Tensor<3>,

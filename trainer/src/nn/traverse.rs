@@ -1,6 +1,7 @@
 //! Walks over a module's float parameters by path.
 //!
-//! Values are handed out flat and without autodiff, so that callers need not be generic over the rank of a tensor.
+//! Values are handed out flat and without autodiff, so that callers need not be generic over the
+//! rank of a tensor.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
@@ -47,8 +48,8 @@ pub fn take_gradients<M: Module>(
     module.visit(&mut Visitor { path: Vec::new(), visit: TakeGradients { gradients, f } });
 }
 
-/// Replaces each value by what `f(path, shape, flat value)` returns. The value is handed over: where nobody else holds its buffer, neither does
-/// the module while `f` runs.
+/// Replaces each value by what `f(path, shape, flat value)` returns. The value is handed over:
+/// where nobody else holds its buffer, neither does the module while `f` runs.
 ///
 /// # Errors
 ///
@@ -60,7 +61,8 @@ pub fn map_values<M: Module, E>(
     map_params(module, MapValues(f))
 }
 
-/// Gives parameters values without making their initial ones: `f` returns row-major data of the entry's shape, or nothing to leave it as it is.
+/// Gives parameters values without making their initial ones: `f` returns row-major data of the
+/// entry's shape, or nothing to leave it as it is.
 ///
 /// # Errors
 ///
@@ -92,7 +94,8 @@ fn entry<const D: usize>(path: &[String], param: &Param<Tensor<D>>) -> Parameter
     }
 }
 
-/// Tells whether the parameter takes gradients, making no value: a stand-in without elements is loaded in its place.
+/// Tells whether the parameter takes gradients, making no value: a stand-in without elements is
+/// loaded in its place.
 pub(super) fn takes_gradients<const D: usize>(param: &Param<Tensor<D>>) -> bool {
     if param.is_initialized() {
         return param.val().is_require_grad();

@@ -68,7 +68,8 @@ impl StyledLayer {
         }
     }
 
-    /// Returns the layout in which hidden states come to this head, and whether its loss works on parts of the vocabulary.
+    /// Returns the layout in which hidden states come to this head, and whether its loss works on
+    /// parts of the vocabulary.
     fn head(&self) -> (Placement, bool) {
         match self.style {
             Style::Vocab(style) => (style.head_input, style.loss_parallel),
@@ -138,7 +139,7 @@ impl LayerStyle for StyledLayer {
                     && style.input == SEQUENCE
                     && style.desired == Placement::Replicate =>
             {
-                overlap::all_gather_project(x, layers, &self.group)
+                overlap::all_gather_project(&x, layers, &self.group)
             }
             _ => {
                 let x = self.input(x);

@@ -1,4 +1,5 @@
-//! Loss parallelism: output projection and cross-entropy over parts of the vocabulary, in three small all-reduces.
+//! Loss parallelism: output projection and cross-entropy over parts of the vocabulary, in three
+//! small all-reduces.
 
 use std::fmt;
 use std::ops::Range;
@@ -23,19 +24,27 @@ const BLOCK: usize = 1024 * 1024;
 /// Fewest tokens of a block: below this, the products lose their speed.
 const FEWEST_TOKENS: usize = 128;
 
-/// Projects hidden states to the logits of the own part of the vocabulary and sums the cross-entropy over the whole of it.
+/// Projects hidden states to the logits of the own part of the vocabulary and sums the
+/// cross-entropy over the whole of it.
 ///
 /// Labels that are [`IGNORE_INDEX`] count neither in the loss nor in any gradient.
 ///
 /// # Shapes
 ///
-/// `hidden` is `[tokens, h]`, the same on every rank; `weight` holds the columns (or, tied, the rows) of this rank's part of `vocabulary`; `labels` is
-/// `[tokens]`; the result is `[1]`, the same on every rank. The gradient of `hidden` is a term per rank.
+/// `hidden` is `[tokens, h]`, the same on every rank; `weight` holds the columns (or, tied, the
+/// rows) of this rank's part of `vocabulary`; `labels` is `[tokens]`; the result is `[1]`, the same
+/// on every rank. The gradient of `hidden` is a term per rank.
 ///
 /// # Communication
 ///
-/// Three all-reduces of one number per token: the largest logit, the sum of exponentials, the logit of the label. Logits are made for a block of
-/// tokens at a time, and made again for the gradient where there is more than one block.
+/// Three all-reduces of one number per token: the largest logit, the sum of exponentials, the logit
+/// of the label. Logits are made for a block of tokens at a time, and made again for the gradient
+/// where there is more than one block.
+///
+/// # Panics
+///
+/// When a label lies outside the vocabulary, or dimensions do not agree; with a [`CommError`](crate::comm::CommError)
+/// as payload when communication fails.
 ///
 /// # References
 ///
@@ -54,7 +63,8 @@ pub fn vocab_parallel_cross_entropy(
     let projection = if tied { inner.transpose() } else { inner };
     let own = shard_range(vocabulary, group.size(), group.rank());
     let x = hidden.clone().inner();
-    let head = Head { targets: Targets::new(labels, &own, &x.device()), projection, x };
+    let targets = Targets::new(labels, vocabulary, &own, &x.device());
+    let head = Head { x, projection, targets };
     let mut blocks = head.blocks();
     let statistics = head.statistics(&mut blocks).reduce(group);
     let loss = statistics.loss(&head.targets);
@@ -83,8 +93,13 @@ struct Targets {
 }
 
 impl Targets {
-    fn new(labels: Tensor<1, Int>, own: &Range<usize>, device: &Device) -> Self {
+    fn new(labels: Tensor<1, Int>, vocabulary: usize, own: &Range<usize>, device: &Device) -> Self {
         let labels: Vec<i64> = labels.into_data().iter::<i64>().collect();
+        let known = 0..vocabulary as i64;
+        assert!(
+            labels.iter().all(|label| *label == IGNORE_INDEX || known.contains(label)),
+            "labels must lie within the vocabulary or be the ignore index"
+        );
         let column = |label: &i64| {
             usize::try_from(*label)
                 .ok()
@@ -197,7 +212,8 @@ impl Head {
         all
     }
 
-    /// Returns the gradients of the hidden states and of the projection, for a loss gradient of one.
+    /// Returns the gradients of the hidden states and of the projection, for a loss gradient of
+    /// one.
     fn gradients(
         &self,
         blocks: Vec<TokenBlock>,

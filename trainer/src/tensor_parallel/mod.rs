@@ -1,8 +1,10 @@
-//! Tensor parallelism: the matrices of a model lie in parts on the ranks of a group, and so do the activations between them.
+//! Tensor parallelism: the matrices of a model lie in parts on the ranks of a group, and so do the
+//! activations between them.
 //!
-//! A [`Plan`] is data beside a model: it maps layer paths to styles. [`TensorParallel::resolve`] checks the whole plan against the
-//! layers a model registered with its scope and says what each rank will hold; [`TensorParallel::parallelize`] then gives the
-//! layers their styles and leaves every rank with its block of each parameter. `model.rs` stays as it is.
+//! A [`Plan`] is data beside a model: it maps layer paths to styles. [`TensorParallel::resolve`]
+//! checks the whole plan against the layers a model registered with its scope and says what each
+//! rank will hold; [`TensorParallel::parallelize`] then gives the layers their styles and leaves
+//! every rank with its block of each parameter. `model.rs` stays as it is.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -14,12 +16,13 @@
 //! | `vocab`, `loss` | lookup and cross-entropy over parts of the vocabulary |
 //! | `overlap` | products that run while their inputs or outputs travel |
 //!
-//! Activations are `[b, s, h]`: [`SEQUENCE`] and [`FEATURES`] name the placements that split their last two dimensions.
+//! Activations are `[b, s, h]`: [`SEQUENCE`] and [`FEATURES`] name the placements that split their
+//! last two dimensions.
 //!
 //! # References
 //!
-//! Megatron-LM, arXiv:1909.08053, section 3; Reducing Activation Recomputation in Large Transformer Models, arXiv:2205.05198,
-//! section 4.2.2.
+//! Megatron-LM, arXiv:1909.08053, section 3; Reducing Activation Recomputation in Large Transformer
+//! Models, arXiv:2205.05198, section 4.2.2.
 
 mod error;
 mod layer;

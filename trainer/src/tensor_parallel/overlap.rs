@@ -1,12 +1,13 @@
 //! Products that run while parts of their inputs or outputs travel.
 //!
-//! A sequence is cut into chunks. While one chunk is multiplied the next one is under way, so that with hardware that communicates beside
-//! computing only the first or last chunk's travel is waited for. The numbers are those of the plain operations.
+//! A sequence is cut into chunks. While one chunk is multiplied the next one is under way, so that
+//! with hardware that communicates beside computing only the first or last chunk's travel is waited
+//! for. The numbers are those of the plain operations.
 
 use burn::tensor::Tensor;
 
 use crate::comm::ProcessGroup;
-use crate::comm::differentiable::{issue_all_gather, issue_reduce_scatter};
+use crate::comm::differentiable::{Issued, issue_all_gather, issue_reduce_scatter};
 use crate::kernels;
 use crate::nn::Linear;
 
@@ -24,7 +25,7 @@ fn chunks(part: usize) -> usize {
 ///
 /// As many all-gathers as chunks, together of the volume of one; backward as many reduce-scatters.
 pub(super) fn all_gather_project(
-    x: Tensor<3>,
+    x: &Tensor<3>,
     layers: &[&Linear],
     group: &ProcessGroup,
 ) -> Vec<Tensor<3>> {
@@ -53,7 +54,8 @@ pub(super) fn all_gather_project(
     outputs.into_iter().map(join).collect()
 }
 
-/// Multiplies by the own rows of a weight and keeps the own part of the sequence of the sum: `[b, s, h / n]` to `[b, s / n, o]`.
+/// Multiplies by the own rows of a weight and keeps the own part of the sequence of the sum: `[b,
+/// s, h / n]` to `[b, s / n, o]`.
 ///
 /// # Communication
 ///
@@ -82,5 +84,5 @@ pub(super) fn linear_reduce_scatter(
         issue_reduce_scatter(kernels::linear(x, weight.clone(), None), 1, group)
     };
     let issued: Vec<_> = (0..count).map(chunk).collect();
-    Tensor::cat(issued.into_iter().map(|issued| issued.wait()).collect(), 1)
+    Tensor::cat(issued.into_iter().map(Issued::wait).collect(), 1)
 }

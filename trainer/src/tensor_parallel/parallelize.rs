@@ -47,12 +47,14 @@ enum Ranks {
 }
 
 impl TensorParallel {
-    /// Starts from the scope under which the model was built and the group of the tensor-parallel axis.
+    /// Starts from the scope under which the model was built and the group of the tensor-parallel
+    /// axis.
     pub fn new(scope: Scope, group: ProcessGroup, options: TensorParallelOptions) -> Self {
         Self { scope, ranks: Ranks::Group(group), options, resolved: Mutex::default() }
     }
 
-    /// Starts without ranks: [`Self::parallelize`] then checks and records plans but leaves models as they are.
+    /// Starts without ranks: [`Self::parallelize`] then checks and records plans but leaves models
+    /// as they are.
     pub fn planned(scope: Scope, degree: usize, options: TensorParallelOptions) -> Self {
         Self { scope, ranks: Ranks::Planned(degree), options, resolved: Mutex::default() }
     }
@@ -83,7 +85,8 @@ impl TensorParallel {
         Ok(())
     }
 
-    /// Checks a plan against the model and returns what each rank will hold. It makes no tensor and needs no other rank.
+    /// Checks a plan against the model and returns what each rank will hold. It makes no tensor and
+    /// needs no other rank.
     ///
     /// # Errors
     ///
@@ -97,10 +100,11 @@ impl TensorParallel {
         self.resolved.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Gives the layers of a model their styles and leaves this rank with its block of each parameter.
+    /// Gives the layers of a model their styles and leaves this rank with its block of each
+    /// parameter.
     ///
-    /// The whole plan is checked before anything changes. Parameters keep their identity and stay without values; each rank will make only its own
-    /// block, and no rank ever the whole.
+    /// The whole plan is checked before anything changes. Parameters keep their identity and stay
+    /// without values; each rank will make only its own block, and no rank ever the whole.
     ///
     /// # Communication
     ///
@@ -137,7 +141,7 @@ impl TensorParallel {
         group: &ProcessGroup,
     ) {
         let weight = layer.params.iter().find(|param| param.path.ends_with(".weight"));
-        let dim = if layer.kind == LayerKind::Embedding { 0 } else { 1 };
+        let dim = usize::from(layer.kind != LayerKind::Embedding);
         let style = StyledLayer {
             style: layer.style,
             prepared: layer.prepared,

@@ -16,7 +16,8 @@ pub(super) fn captures<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>>
 
 /// Returns the path most like a pattern, for the reader of an error.
 pub(super) fn nearest<'a>(pattern: &str, paths: impl Iterator<Item = &'a str>) -> Option<String> {
-    // Comparing with the path's own indices in place of `*` keeps them from counting as differences.
+    // Comparing with the path's own indices in place of `*` keeps them from counting as
+    // differences.
     let score = |path: &str| {
         let segments: Vec<_> = path.split('.').collect();
         let filled: Vec<_> = pattern

@@ -35,10 +35,11 @@ impl Plan {
         self
     }
 
-    /// Says that the output of each of these paths is the input of the next, so that their layouts must meet.
+    /// Says that the output of each of these paths is the input of the next, so that their layouts
+    /// must meet.
     ///
-    /// A module below whose [`Boundary`](crate::nn::Boundary) layers lie stands before the first of them. Where two paths both have `*`, those with
-    /// the same segments there follow each other.
+    /// A module below whose [`Boundary`](crate::nn::Boundary) layers lie stands before the first of
+    /// them. Where two paths both have `*`, those with the same segments there follow each other.
     #[must_use]
     pub fn flow<P: Into<String>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
         self.flows.push(paths.into_iter().map(Into::into).collect());

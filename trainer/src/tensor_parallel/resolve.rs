@@ -1,4 +1,5 @@
-//! Checking a plan against a model: what each layer does and which block of each parameter a rank will hold.
+//! Checking a plan against a model: what each layer does and which block of each parameter a rank
+//! will hold.
 
 use std::collections::BTreeMap;
 
@@ -189,14 +190,14 @@ impl Layer<'_> {
     fn placement(&self, name: &str) -> Result<(Placement, bool), TensorParallelError> {
         use Placement::{Replicate, Shard};
         Ok(match (self.style, self.kind, name) {
-            (Style::Colwise(_), LayerKind::Linear, "bias") => (Shard(0), false),
-            (Style::Colwise(_), LayerKind::Linear | LayerKind::Embedding, _) => (Shard(1), false),
             (Style::Rowwise(style), LayerKind::Linear, "bias") => {
                 (Replicate, style.output == SEQUENCE)
             }
-            (Style::Rowwise(_), LayerKind::Linear | LayerKind::Embedding, _) => (Shard(0), false),
-            (Style::Vocab(_), LayerKind::Embedding, _) => (Shard(0), false),
-            (Style::Vocab(_), LayerKind::Linear, "weight") => (Shard(1), false),
+            (Style::Colwise(_), LayerKind::Linear, "bias")
+            | (Style::Rowwise(_), LayerKind::Linear | LayerKind::Embedding, _)
+            | (Style::Vocab(_), LayerKind::Embedding, _) => (Shard(0), false),
+            (Style::Colwise(_), LayerKind::Linear | LayerKind::Embedding, _)
+            | (Style::Vocab(_), LayerKind::Linear, "weight") => (Shard(1), false),
             (Style::Sequence(_), LayerKind::Linear | LayerKind::Norm | LayerKind::Embedding, _) => {
                 (Replicate, true)
             }

@@ -18,8 +18,9 @@ pub const FEATURES: Placement = Placement::Shard(2);
 /// | --- | --- | --- | --- | --- | --- |
 /// | default | `R` | `S(1)` | `S(0)` | `S(2)` | `S(2)` |
 ///
-/// An `input` of `S(1)` is gathered. The gradient of the gathered or replicated input is a term per rank; the layer sums it, unless the module
-/// directly above has a [`PrepareModuleInput`], which then does so once for all its layers.
+/// An `input` of `S(1)` is gathered. The gradient of the gathered or replicated input is a term per
+/// rank; the layer sums it, unless the module directly above has a [`PrepareModuleInput`], which
+/// then does so once for all its layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ColwiseParallel {
     pub(super) input: Placement,
@@ -27,7 +28,8 @@ pub struct ColwiseParallel {
     pub(super) units: Option<(&'static str, usize)>,
 }
 
-/// Splits the inputs of a linear layer: rows of the weight. The bias is whole and added once, to the summed result.
+/// Splits the inputs of a linear layer: rows of the weight. The bias is whole and added once, to
+/// the summed result.
 ///
 /// # Placements
 ///
@@ -35,7 +37,8 @@ pub struct ColwiseParallel {
 /// | --- | --- | --- | --- | --- | --- |
 /// | default | `S(2)` | `S(0)` | `R` | `P(sum)` | `R` |
 ///
-/// With an `output` of `S(1)` the bias is added to a part of the tokens, so its gradient is a term per rank.
+/// With an `output` of `S(1)` the bias is added to a part of the tokens, so its gradient is a term
+/// per rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowwiseParallel {
     pub(super) input: Placement,
@@ -43,14 +46,16 @@ pub struct RowwiseParallel {
     pub(super) units: Option<(&'static str, usize)>,
 }
 
-/// Splits a vocabulary: rows of an embedding, or columns of an output projection. It need not divide: the last ranks hold less.
+/// Splits a vocabulary: rows of an embedding, or columns of an output projection. It need not
+/// divide: the last ranks hold less.
 ///
 /// There is no padding, so none can be trained or exported.
 ///
 /// # Placements
 ///
-/// As an embedding: ids `R`, weight `S(0)`, result `P(sum)`, then `output`. As an output projection: hidden states in `head_input`, weight `S(1)`,
-/// logits `S(2)`; `loss_parallel` keeps them so. An embedding that is also the head (tied) does both with one weight.
+/// As an embedding: ids `R`, weight `S(0)`, result `P(sum)`, then `output`. As an output
+/// projection: hidden states in `head_input`, weight `S(1)`, logits `S(2)`; `loss_parallel` keeps
+/// them so. An embedding that is also the head (tied) does both with one weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VocabParallel {
     pub(super) output: Placement,
@@ -62,15 +67,18 @@ pub struct VocabParallel {
 ///
 /// # Placements
 ///
-/// Input and output `S(1)`, weights `R` with a gradient that is a term per rank. On an embedding the ids are whole, and each rank looks up its part.
+/// Input and output `S(1)`, weights `R` with a gradient that is a term per rank. On an embedding
+/// the ids are whole, and each rank looks up its part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SequenceParallel {
     pub(super) input: Placement,
 }
 
-/// Changes the layout of what enters a module; the module passes it through a [`Boundary`](crate::nn::Boundary).
+/// Changes the layout of what enters a module; the module passes it through a
+/// [`Boundary`](crate::nn::Boundary).
 ///
-/// To `R`, it expects layers that compute different things from it and sums their gradients: one gather serves several projections.
+/// To `R`, it expects layers that compute different things from it and sums their gradients: one
+/// gather serves several projections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrepareModuleInput {
     /// Layout that comes in.
@@ -79,7 +87,8 @@ pub struct PrepareModuleInput {
     pub desired: Placement,
 }
 
-/// Changes the layout of what leaves a module; the module passes it through a [`Boundary`](crate::nn::Boundary).
+/// Changes the layout of what leaves a module; the module passes it through a
+/// [`Boundary`](crate::nn::Boundary).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrepareModuleOutput {
     /// Layout the module computes.
@@ -138,7 +147,8 @@ layouts! {
 macro_rules! units {
     ($($style:ident)*) => {$(
         impl $style {
-            /// Says that the split dimension consists of `count` units that stay whole, such as attention heads, and which key holds their number.
+            /// Says that the split dimension consists of `count` units that stay whole, such as
+            /// attention heads, and which key holds their number.
             #[must_use]
             pub fn in_units(mut self, key: &'static str, count: usize) -> Self {
                 self.units = Some((key, count));

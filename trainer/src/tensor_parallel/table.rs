@@ -1,5 +1,6 @@
 //! A resolved plan as a table.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use super::style::FEATURES;
@@ -23,8 +24,10 @@ impl fmt::Display for ResolvedPlan {
             }
             writeln!(f)?;
         }
-        for param in &self.replicated {
-            writeln!(f, "{}  whole on every rank {:?}", param.path, param.shape)?;
+        let whole: BTreeSet<_> =
+            self.replicated.iter().map(|param| (pattern(&param.path), &param.shape)).collect();
+        for (path, shape) in whole {
+            writeln!(f, "{path:width$}  whole on every rank {shape:?}")?;
         }
         write!(
             f,

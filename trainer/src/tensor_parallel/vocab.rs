@@ -8,7 +8,8 @@ use crate::comm::ProcessGroup;
 use crate::comm::differentiable::{Consumer, all_gather};
 use crate::kernels;
 
-/// Looks up the ids whose rows are here; the vectors of others are zero, so that the sum over the ranks is the lookup.
+/// Looks up the ids whose rows are here; the vectors of others are zero, so that the sum over the
+/// ranks is the lookup.
 ///
 /// # Shapes
 ///
@@ -27,7 +28,8 @@ pub(super) fn lookup(ids: Tensor<2, Int>, weight: Tensor<2>, own: &Range<usize>)
 ///
 /// # Shapes
 ///
-/// `[b, s, own part]` to `[b, s, vocabulary]`. Parts that are shorter than others travel with zeros, which are dropped on arrival.
+/// `[b, s, own part]` to `[b, s, vocabulary]`. Parts that are shorter than others travel with
+/// zeros, which are dropped on arrival.
 pub(super) fn gather_logits(
     local: Tensor<3>,
     vocabulary: usize,

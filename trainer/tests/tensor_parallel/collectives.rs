@@ -1,9 +1,13 @@
 //! Differentiable collectives: values, and gradients as adjoints.
 
+use std::time::Duration;
+
 use burn::tensor::{Tensor, TensorData};
-use dream_trainer::comm::ProcessGroup;
 use dream_trainer::comm::differentiable::{
-    Consumer, all_gather, broadcast, gather, recv, redistribute, reduce, scatter, send,
+    Consumer, all_gather, broadcast, copy, gather, recv, redistribute, reduce, scatter, send,
+};
+use dream_trainer::comm::{
+    CommError, CommTimeouts, ProcessGroup, RankContext, RankFault, launch_threads,
 };
 use dream_trainer::mesh::{Placement, ReduceKind};
 
@@ -54,7 +58,8 @@ fn check_redistribution(n: usize, from: Placement, to: Placement, consumer: Cons
         let (value, weight) = (tensor::<3>(1, SHAPE), tensor::<3>(2, SHAPE));
         let x = place(value, from, group).detach().require_grad();
         let y = redistribute(x.clone(), from, to, consumer, group).expect("it is linear");
-        // Distinct consumers each weigh the result in their own way; the weights add up to the replicated one.
+        // Distinct consumers each weigh the result in their own way; the weights add up to the
+        // replicated one.
         let weight = match consumer {
             Consumer::Replicated => place_gradient(weight, to, group),
             Consumer::Distinct => place(weight, Placement::Partial(ReduceKind::Sum), group),
@@ -186,4 +191,25 @@ fn root_operations_are_each_others_adjoints() {
             assert_close("other", &x, &read(root_weight), PAIR);
         }
     }
+}
+
+#[test]
+fn a_peer_that_leaves_is_a_typed_error_in_the_backward_pass() {
+    let run = |ctx: RankContext| {
+        let group = ctx.world_group();
+        let x = tensor::<1>(1, [4]).require_grad();
+        let y = copy(x, &group).sum();
+        // The backward of a copy is an all-reduce, for which rank 1 does not come.
+        if group.rank() == 0 {
+            y.backward();
+        }
+        Ok::<_, CommError>(())
+    };
+    let timeouts = CommTimeouts::uniform(Duration::from_mins(1));
+    let failure = launch_threads(2, timeouts, run).expect_err("rank 1 left");
+    assert_eq!(failure.rank, 0);
+    assert!(
+        matches!(*failure.fault, RankFault::Comm(CommError::PeerFailed { rank: 1, .. })),
+        "{failure}"
+    );
 }

@@ -12,7 +12,7 @@ use dream_trainer::nn::{ParamSpec, Scope, parameters, take_gradients};
 /// Runs `body` on the world group of `n` ranks and returns the results in rank order.
 pub(crate) fn ranks<T: Send>(n: usize, body: impl Fn(&ProcessGroup) -> T + Sync) -> Vec<T> {
     let run = |ctx: RankContext| Ok::<_, CommError>(body(&ctx.world_group()));
-    match launch_threads(n, CommTimeouts::uniform(Duration::from_secs(60)), run) {
+    match launch_threads(n, CommTimeouts::uniform(Duration::from_mins(1)), run) {
         Ok(results) => results,
         Err(failure) => panic!("{failure}"),
     }
@@ -79,7 +79,8 @@ pub(crate) fn pieces<M: Module>(model: &M, scope: &Scope, mut gradients: Gradien
     pieces
 }
 
-/// Puts the gradients of tensor-parallel ranks together: blocks side by side, terms added, copies compared.
+/// Puts the gradients of tensor-parallel ranks together: blocks side by side, terms added, copies
+/// compared.
 pub(crate) fn assemble(ranks: Vec<Vec<Piece>>) -> BTreeMap<String, Vec<f64>> {
     let mut whole: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for (rank, pieces) in ranks.into_iter().enumerate() {
@@ -112,8 +113,8 @@ fn global_index(local: usize, block: &Block, shape: &[usize]) -> usize {
 
 /// Compares whole gradients by path.
 ///
-/// A gradient that is zero but for rounding, such as that of a key's bias, which shifts all scores of a query alike, is compared to the rounding
-/// of the whole.
+/// A gradient that is zero but for rounding, such as that of a key's bias, which shifts all scores
+/// of a query alike, is compared to the rounding of the whole.
 #[track_caller]
 pub(crate) fn assert_gradients(
     what: &str,

@@ -106,7 +106,8 @@ struct Outcome {
     gradients: Vec<Piece>,
 }
 
-/// Parameters that start at zero or one would hide a bias that is added as often as there are ranks.
+/// Parameters that start at zero or one would hide a bias that is added as often as there are
+/// ranks.
 fn spread_out(model: Block, scope: &Scope) -> Block {
     dream_trainer::nn::assign_values(model, |entry| {
         let spec = scope.spec(entry.id).expect("made under the scope");
@@ -194,7 +195,8 @@ fn styled_blocks_equal_the_plain_one() {
     }
 }
 
-/// Sets the weight of a layer to `[[1, 2, 3, 4], [5, 6, 7, 8]]` and returns output and gradients for the input `[1, 2]` and the sum as loss.
+/// Sets the weight of a layer to `[[1, 2, 3, 4], [5, 6, 7, 8]]` and returns output and gradients
+/// for the input `[1, 2]` and the sum as loss.
 fn mini(plan: &Plan, group: &ProcessGroup) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
     let scope = Scope::root(device(), 0);
     let layer = LinearConfig::new(2, 4).init(&scope);

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use dream_trainer::comm::ProcessGroup;
-use dream_trainer::kernels::IGNORE_INDEX;
+use dream_trainer::kernels::{IGNORE_INDEX, linear_cross_entropy};
 use dream_trainer::mesh::Placement;
 use dream_trainer::nn::{Embedding, EmbeddingConfig, HeadTable, Linear, LinearConfig, Scope};
 use dream_trainer::tensor_parallel::{
@@ -12,7 +12,7 @@ use dream_trainer::tensor_parallel::{
 };
 
 use crate::harness::{
-    Piece, assemble, assert_close, assert_gradients, device, pieces, ranks, read,
+    Piece, assemble, assert_close, assert_gradients, device, pieces, ranks, read, tensor,
 };
 use crate::tolerance::PAIR;
 
@@ -144,6 +144,53 @@ fn a_known_row_has_the_known_loss_and_gradient() {
         assert_close("gradient of the row", &dx[..4], expected, 1e-6);
         assert_eq!(dx[4..], [0.0; 4], "an ignored row has no gradient at all");
         assert_eq!(calls, 3);
+    }
+}
+
+#[test]
+fn logits_that_are_made_block_by_block_give_the_same_loss() {
+    // 8195 columns on each of two ranks leave 128 tokens to a block.
+    const COLUMNS: usize = 16_390;
+    const ROWS: usize = 160;
+    let (hidden, whole) = (tensor::<2>(1, [ROWS, 4]), tensor::<2>(2, [4, COLUMNS]));
+    let label = |i: usize| {
+        if i.is_multiple_of(7) {
+            IGNORE_INDEX as i32
+        } else {
+            ((i * 331 + COLUMNS - 1) % COLUMNS) as i32
+        }
+    };
+    let labels: Vec<i32> = (0..ROWS).map(label).collect();
+    let labels = || {
+        let data = TensorData::new(labels.clone(), [ROWS]);
+        Tensor::<1, Int>::from_data(data, &device().inner())
+    };
+    let leaves = || (hidden.clone().detach().require_grad(), whole.clone().detach().require_grad());
+    let (x, w) = leaves();
+    let loss = linear_cross_entropy(x.clone(), w.clone(), labels());
+    let mut grads = loss.clone().backward();
+    let dx = read(x.grad_remove(&mut grads).expect("a leaf"));
+    let dw = w.grad_remove(&mut grads).expect("a leaf");
+    let (values, shards) = (read(hidden.clone()), whole.clone().inner().into_data());
+    let parts = ranks(2, |group| {
+        let weight = Tensor::<2>::from_data(shards.clone(), &device().inner());
+        let weight = weight.narrow(1, group.rank() * COLUMNS / 2, COLUMNS / 2);
+        let weight = weight.autodiff().require_grad();
+        let hidden: Vec<f32> = values.iter().map(|value| *value as f32).collect();
+        let hidden = Tensor::<2>::from_data(TensorData::new(hidden, [ROWS, 4]), &device());
+        let hidden = hidden.require_grad();
+        let table = HeadTable::Projection(weight.clone());
+        let loss = vocab_parallel_cross_entropy(hidden.clone(), table, labels(), COLUMNS, group);
+        let mut grads = loss.clone().backward();
+        let dx = read(hidden.grad_remove(&mut grads).expect("a leaf"));
+        (read(loss), dx, read(weight.grad_remove(&mut grads).expect("a leaf")))
+    });
+    let sum: Vec<f64> = parts[0].1.iter().zip(&parts[1].1).map(|(a, b)| a + b).collect();
+    assert_close("gradient of the hidden states", &sum, &dx, PAIR);
+    for (rank, (value, _, gradient)) in parts.iter().enumerate() {
+        assert_close("loss", value, &read(loss.clone()), PAIR);
+        let expected = read(dw.clone().narrow(1, rank * COLUMNS / 2, COLUMNS / 2));
+        assert_close("gradient of the weight", gradient, &expected, PAIR);
     }
 }
 

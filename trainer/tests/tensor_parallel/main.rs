@@ -1,4 +1,5 @@
-//! Tensor parallelism against the dense model: collectives, layers, losses, plans and what they communicate.
+//! Tensor parallelism against the dense model: collectives, layers, losses, plans and what they
+//! communicate.
 
 mod collectives;
 mod harness;

@@ -1,4 +1,5 @@
-//! The tolerances of these tests, in one place. All are relative to the norm of the expected value, in `f32`.
+//! The tolerances of these tests, in one place. All are relative to the norm of the expected value,
+//! in `f32`.
 #![allow(dead_code, reason = "one table serves the tests of layers and those of models")]
 
 /// Adjoint pairs and single layers: sums of a few dozen terms in another order.
