@@ -19,12 +19,13 @@ use crate::nn::{self, MapParam, ParamLayout, ParameterEntry, Scope};
 
 /// Shards the units of a model over the ranks along `dp_shard` and `cp`.
 ///
-/// Each parameter is split along dimension 0, evenly or not. A rank makes, holds and updates its part only; initial values, optimizer state and
-/// checkpoints never see the whole. Copies of the shards along `dp_replicate` (HSDP) are the trainer's to reduce, as for any other parameter.
+/// Each parameter is split along dimension 0, evenly or not. A rank makes, holds and updates its
+/// part only; initial values, optimizer state and checkpoints never see the whole. Copies of the
+/// shards along `dp_replicate` (HSDP) are the trainer's to reduce, as for any other parameter.
 ///
 /// # References
 ///
-/// Zhao et al., "PyTorch FSDP: experiences on scaling fully sharded data parallel", arXiv:2304.11277.
+/// Zhao et al., "Experiences on scaling fully sharded data parallel", arXiv:2304.11277.
 #[derive(Debug, Clone)]
 pub struct FullyShard {
     config: FullyShardConfig,
@@ -44,7 +45,16 @@ struct Units {
 
 impl FullyShard {
     /// Prepares to shard models whose parameters are made under `scope`.
-    pub fn new(config: &FullyShardConfig, comm: &MeshComm, scope: &Scope) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// An element type of the configuration is not a float of 16 or 32 bits.
+    pub fn new(
+        config: &FullyShardConfig,
+        comm: &MeshComm,
+        scope: &Scope,
+    ) -> Result<Self, FsdpError> {
+        config.validate()?;
         let mut keep = match config.reshard {
             Reshard::Parameters => Keep::Forward,
             Reshard::Gradients | Reshard::Optimizer => Keep::Update,
@@ -53,14 +63,14 @@ impl FullyShard {
             tracing::info!("pipeline stages keep gathered parameters until the update");
             keep = Keep::Update;
         }
-        Self {
+        Ok(Self {
             config: config.clone(),
             scope: scope.clone(),
             group: comm.group(AxisSet::FSDP),
             keep,
             schedule: Arc::new(Schedule::new(config.prefetch_units)),
             units: Arc::default(),
-        }
+        })
     }
 
     /// Returns the number of ranks that share one copy of the parameters.
@@ -77,7 +87,8 @@ impl FullyShard {
         // One rank has nothing to share, and without casts nothing to do.
         if self.group.size() == 1
             && self.config.param_dtype.is_none()
-            && self.config.output_dtype.is_none() {
+            && self.config.output_dtype.is_none()
+        {
             return Ok(unit);
         }
         let entries = nn::parameters(unit.module());
@@ -92,6 +103,7 @@ impl FullyShard {
         let sharing = Sharing {
             unit: index,
             weights: Arc::new(Weights::new(
+                self.name(index).into(),
                 layout,
                 self.group.clone(),
                 dtype,
@@ -128,9 +140,11 @@ impl FullyShard {
         units.into_iter().map(|unit| self.shard(unit)).collect()
     }
 
-    /// Ends the sharding of a model. The last unit that was sharded is the one that may stay gathered between forward and backward.
+    /// Ends the sharding of a model. The last unit that was sharded is the one that may stay
+    /// gathered between forward and backward.
     ///
-    /// Parameters outside of units stay whole on every rank; their gradients are summed over all data-parallel ranks.
+    /// Parameters outside of units stay whole on every rank; their gradients are summed over all
+    /// data-parallel ranks.
     pub fn shard_root<M: Module>(&self, model: M) -> M {
         let units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = nn::parameters(&model);
@@ -148,8 +162,9 @@ impl FullyShard {
         self.units.lock().unwrap_or_else(PoisonError::into_inner).names.clone()
     }
 
-    /// Says whether the backward passes that follow belong to the last microbatch of a step. With `reshard = "optimizer"` gradients are summed
-    /// on the rank until they do; the others reduce them after each microbatch in any case.
+    /// Says whether the backward passes that follow belong to the last microbatch of a step. With
+    /// `reshard = "optimizer"` gradients are summed on the rank until they do; the others reduce
+    /// them after each microbatch in any case.
     pub fn set_last_microbatch(&self, last: bool) {
         self.schedule.set_sync(last);
     }
@@ -212,8 +227,8 @@ impl MapParam<FsdpError> for Split<'_> {
 
 /// Returns the axes over which a gradient is still to be summed after the backward pass.
 ///
-/// Units sum theirs over the ranks that share the parameter; what is left are the other data-parallel axes, and those over which the gradient
-/// is partial for reasons of its own.
+/// Units sum theirs over the ranks that share the parameter; what is left are the other
+/// data-parallel axes, and those over which the gradient is partial for reasons of its own.
 pub fn axes_to_reduce(layout: &ParamLayout) -> AxisSet {
     AxisSet::LOSS.intersection(layout.sharded_axes().complement()) | layout.partial_gradient
 }

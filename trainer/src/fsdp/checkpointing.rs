@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{FsdpError, Unit};
 
-/// Trades compute for memory: activations that are not kept are computed again in the backward pass. It changes no number.
+/// Trades compute for memory: activations that are not kept are computed again in the backward
+/// pass. It changes no number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivationCheckpointing {
@@ -18,7 +19,8 @@ pub enum ActivationCheckpointing {
     Full,
     /// Keeps everything but the activations of every n-th unit, beginning with the n-th.
     EveryNth(usize),
-    /// Keeps the results of matrix products and of fused operations, and computes cheap ones, such as sums and activations, again.
+    /// Keeps the results of matrix products and of fused operations, and computes cheap ones, such
+    /// as sums and activations, again.
     Selective,
 }
 

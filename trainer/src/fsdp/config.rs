@@ -6,20 +6,24 @@ use serde::{Deserialize, Serialize};
 
 use super::FsdpError;
 
-/// What each rank holds only a part of. Each stage saves more memory than the one before and communicates at least as much.
+/// What each rank holds only a part of. Each stage saves more memory than the one before and
+/// communicates at least as much.
 ///
 /// # References
 ///
-/// Rajbhandari, Rasley, Ruwase and He, "ZeRO: memory optimizations toward training trillion parameter models", arXiv:1910.02054, section 5.
+/// Rajbhandari, Rasley, Ruwase and He, "Memory optimizations toward training trillion parameter
+/// models", arXiv:1910.02054, section 5.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reshard {
-    /// Optimizer state and master weights (ZeRO-1): whole parameters stay until the optimizer changes them, and whole gradients are summed
-    /// over the microbatches before they are reduced once.
+    /// Optimizer state and master weights (stage 1): whole parameters stay until the optimizer
+    /// changes them, and whole gradients are summed over the microbatches before they are reduced
+    /// once.
     Optimizer,
-    /// Also gradients (ZeRO-2): they are reduced after each microbatch.
+    /// Also gradients (stage 2): they are reduced after each microbatch.
     Gradients,
-    /// Also parameters (ZeRO-3): a unit's are gathered for its forward and again for its backward pass.
+    /// Also parameters (stage 3): a unit's are gathered for its forward and again for its backward
+    /// pass.
     #[default]
     Parameters,
 }
@@ -27,19 +31,23 @@ pub enum Reshard {
 /// How a model is sharded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FullyShardConfig {
-    /// What each rank holds only a part of: `optimizer`, `gradients` or `parameters` (ZeRO 1, 2, 3). Default `parameters`. With pipeline
-    /// stages `parameters` acts as `gradients`, so that gathers do not grow with the number of microbatches.
+    /// What each rank holds only a part of: `optimizer`, `gradients` or `parameters` (stages 1, 2,
+    /// 3 of the paper). Default `parameters`. With pipeline stages `parameters` acts as
+    /// `gradients`, so that gathers do not grow with the number of microbatches.
     pub reshard: Reshard,
-    /// Element type in which parameters are gathered and units compute: what enters a unit is cast to it. The shards, which the
-    /// optimizer updates, stay as they are. Default: the shards' own.
+    /// Element type in which parameters are gathered and units compute: what enters a unit is cast
+    /// to it. The shards, which the optimizer updates, stay as they are. Default: the shards' own.
     pub param_dtype: Option<DType>,
-    /// Element type in which gradients are summed over ranks and microbatches. Default: that of the shards.
+    /// Element type in which gradients are summed over ranks and microbatches. Default: that of the
+    /// shards.
     pub reduce_dtype: Option<DType>,
     /// Element type of what leaves a unit. Default: whatever the unit computes.
     pub output_dtype: Option<DType>,
-    /// Units gathered ahead of the one that computes, and reductions under way behind it. 0 turns overlap off. Default 1.
+    /// Units gathered ahead of the one that computes, and reductions under way behind it. 0 turns
+    /// overlap off. Default 1.
     pub prefetch_units: usize,
-    /// Keeps the parameters of the last unit between its forward and backward pass, which follow each other. Default true.
+    /// Keeps the parameters of the last unit between its forward and backward pass, which follow
+    /// each other. Default true.
     pub keep_last_unit: bool,
 }
 

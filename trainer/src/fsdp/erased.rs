@@ -1,4 +1,5 @@
-//! Float tensors without their rank: what a unit passes around, whatever its module takes and returns.
+//! Float tensors without their rank: what a unit passes around, whatever its module takes and
+//! returns.
 
 use std::sync::Arc;
 
@@ -24,7 +25,8 @@ impl Erased {
     /// Makes a plain tensor of the shape of `data`.
     pub(crate) fn from_data(data: TensorData, device: &Device) -> Self {
         fn of<const D: usize>(data: TensorData, device: &Device) -> Erased {
-            Erased::new(Tensor::<D>::from_data(data, device))
+            let options = (device, data.dtype());
+            Erased::new(Tensor::<D>::from_data(data, options))
         }
         match data.shape().num_dims() {
             1 => of::<1>(data, device),
@@ -37,7 +39,8 @@ impl Erased {
         }
     }
 
-    /// Views the tensor under a rank that it need not have; only methods that do not look at the rank may follow.
+    /// Views the tensor under a rank that it need not have; only methods that do not look at the
+    /// rank may follow.
     fn any_rank(&self) -> Tensor<1> {
         Tensor::from_dispatch(self.0.clone())
     }
@@ -58,7 +61,8 @@ impl Erased {
         Self::new(self.into_any_rank().inner())
     }
 
-    /// Returns the checkpointing strategy of the autodiff device it lives on; nothing if it is plain.
+    /// Returns the checkpointing strategy of the autodiff device it lives on; nothing if it is
+    /// plain.
     pub(crate) fn strategy(&self) -> Option<GradientCheckpointingStrategy> {
         self.any_rank().gradient_checkpointing_strategy()
     }
@@ -115,7 +119,8 @@ impl Erased {
         read(self.clone().into_data().as_bytes())
     }
 
-    /// Returns the host buffer that holds the elements, by which its lifetime can be watched; nothing on other backends.
+    /// Returns the host buffer that holds the elements, by which its lifetime can be watched;
+    /// nothing on other backends.
     pub(crate) fn host_buffer(&self) -> Option<Arc<Bytes>> {
         match &self.0.kind {
             DispatchTensorKind::Flex(BackendTensor::Float(values)) => Some(values.data_arc()),
@@ -145,6 +150,16 @@ pub(crate) fn erase(tensors: impl FloatTensors) -> Vec<Erased> {
 
 pub(crate) fn restore<T: FloatTensors>(erased: Vec<Erased>) -> T {
     T::restore(&mut erased.into_iter())
+}
+
+/// Changes the element type of tensors, or leaves them as they are.
+pub(crate) fn cast<T: FloatTensors>(tensors: T, dtype: Option<DType>) -> T {
+    match dtype {
+        Some(dtype) => {
+            restore(erase(tensors).into_iter().map(|tensor| tensor.cast(dtype)).collect())
+        }
+        None => tensors,
+    }
 }
 
 impl<const D: usize> FloatTensors for Tensor<D> {

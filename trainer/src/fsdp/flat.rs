@@ -1,7 +1,8 @@
 //! The flat buffers in which all parameters of a unit travel together.
 //!
-//! Each parameter is split along dimension 0 in chunks of `ceil(rows / ranks)`. A rank's part of the buffer is its chunk of each parameter, one
-//! after the other, filled up with zeros where a chunk is short, so that all parts have one length:
+//! Each parameter is split along dimension 0 in chunks of `ceil(rows / ranks)`. A rank's part of
+//! the buffer is its chunk of each parameter, one after the other, filled up with zeros where a
+//! chunk is short, so that all parts have one length:
 //!
 //! ```text
 //! rank 0: | wq rows 0..2 | norm 0..3 | rank 1: | wq rows 2..3, 0 | norm 3..5, 0 |
@@ -38,11 +39,10 @@ impl FlatLayout {
     }
 
     /// Makes a gradient of zero for a whole parameter.
-    pub(crate) fn zeros(&self, index: usize, like: &Erased) -> Erased {
+    pub(crate) fn zeros(&self, index: usize, dtype: DType, device: &Device) -> Erased {
         let shape = &self.shapes[index];
-        let len = shape.iter().product();
-        let zeros = TensorData::new(vec![0.0_f32; len], shape.clone()).convert_dtype(like.dtype());
-        Erased::from_data(zeros, &like.device())
+        let zeros = vec![0.0_f32; shape.iter().product()];
+        Erased::from_data(TensorData::new(zeros, shape.clone()).convert_dtype(dtype), device)
     }
 
     /// Returns the number of elements in a rank's part.

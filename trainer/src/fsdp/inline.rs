@@ -1,6 +1,7 @@
 //! A sharded unit whose body is recorded on the tape as usual.
 //!
-//! The tape holds recipes instead of gathered parameters: backward gathers them again when the first of them is read.
+//! The tape holds recipes instead of gathered parameters: backward gathers them again when the
+//! first of them is read.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -26,7 +27,7 @@ struct InlinePass {
 impl InlinePass {
     fn begin_backward(&self) {
         if self.begun.is_first() {
-            check(self.sharing.schedule.backward(self));
+            check(self.sharing.schedule.backward(self.sharing.unit));
         }
     }
 
@@ -37,13 +38,15 @@ impl InlinePass {
 
 impl Pass for InlinePass {
     fn prefetch(&self) -> Result<(), CommError> {
-        let gathers = self.sharing.keep() == Keep::Forward && self.sharing.backward_reads.load(Ordering::Relaxed);
+        let gathers = self.sharing.keep() == Keep::Forward
+            && self.sharing.backward_reads.load(Ordering::Relaxed);
         if gathers { self.sharing.weights.issue(&self.shards) } else { Ok(()) }
     }
 }
 
 impl Source for InlinePass {
     fn value(&self, index: usize) -> Erased {
+        check(self.sharing.weights.issue(&self.shards));
         self.begin_backward();
         let mut lease = self.lease.lock().unwrap_or_else(PoisonError::into_inner);
         let lease = lease.get_or_insert_with(|| check(self.sharing.weights.acquire(&self.shards)));
@@ -60,7 +63,7 @@ impl Step for Reduce {
         pass.begin_backward();
         pass.sharing.backward_reads.store(pass.hold(None).is_some(), Ordering::Relaxed);
         let gradients = pass.gradients.iter().map(GradientSlot::take).collect();
-        check(pass.sharing.reduce(gradients, &pass.targets, sink));
+        check(pass.sharing.reduce(gradients, &pass.targets, &pass.shards[0].device(), sink));
     }
 }
 
@@ -72,9 +75,11 @@ pub(crate) fn run<M: Module, I: FloatTensors, O: FloatTensors>(
     body: impl Fn(&M, I) -> O,
 ) -> O {
     let values = params::values(module);
-    check(sharing.schedule.forward(sharing.unit));
     let strategy = values[0].strategy();
     let shards: Vec<_> = values.iter().map(|value| value.clone().inner()).collect();
+    // Its own gather first, then those ahead.
+    check(sharing.weights.issue(&shards));
+    check(sharing.schedule.forward(sharing.unit));
     let lease = check(sharing.weights.acquire(&shards));
     let trained = values.iter().position(Erased::is_tracked);
     let Some(anchor) = trained else {
@@ -95,7 +100,7 @@ pub(crate) fn run<M: Module, I: FloatTensors, O: FloatTensors>(
         begun: Once::default(),
     });
     let weak: Weak<dyn Pass> = Arc::downgrade(&(Arc::clone(&pass) as Arc<dyn Pass>));
-    sharing.schedule.push(weak);
+    sharing.schedule.push(sharing.unit, weak);
 
     let mut token = tape::chain(anchor, &values, &ties, Arc::new(Drain(Some(Arc::clone(sharing)))));
     let mut read = |input: Erased| {
@@ -119,11 +124,12 @@ pub(crate) fn run<M: Module, I: FloatTensors, O: FloatTensors>(
             Keep::Forward => Emission::from_source(slot, pass.clone(), index),
             Keep::Backward | Keep::Update => Emission::new(slot),
         };
-        tape::emit(&token, weight, &emission)
+        tape::emit(&token, &weight, &emission)
     };
     let weights = lease.tensors().iter().enumerate().map(emit).collect();
     let gathered = params::with_values(module.clone(), weights);
-    let outputs = body(&gathered, erased::restore(inputs));
+    let span = tracing::trace_span!("forward", unit = &**sharing.weights.name());
+    let outputs = span.in_scope(|| body(&gathered, erased::restore(inputs)));
     if sharing.keep() == Keep::Backward {
         pass.hold(Some(lease));
     }

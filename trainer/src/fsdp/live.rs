@@ -6,7 +6,8 @@ use burn::tensor::Bytes;
 
 use super::Erased;
 
-/// Watches the buffers of gathered parameters until nobody holds them: the units, the tape, or the code of the user.
+/// Watches the buffers of gathered parameters until nobody holds them: the units, the tape, or the
+/// code of the user.
 ///
 /// Only host buffers can be watched; on other backends the count stays zero.
 #[derive(Debug, Default)]

@@ -88,8 +88,10 @@ impl Step for Recompute {
         let rerun = rerun.expect("the tape runs a step once");
         let (of_weights, of_inputs) = match &pass.sharing {
             Some(sharing) => {
-                check(sharing.schedule.backward(pass.as_ref()));
-                sharing.schedule.nested(|| pass.backward(rerun))
+                check(sharing.weights.issue(&pass.shards));
+                check(sharing.schedule.backward(sharing.unit));
+                let span = tracing::trace_span!("recompute", unit = &**sharing.weights.name());
+                span.in_scope(|| sharing.schedule.nested(|| pass.backward(rerun)))
             }
             None => pass.backward(rerun),
         };
@@ -99,7 +101,9 @@ impl Step for Recompute {
             }
         }
         match &pass.sharing {
-            Some(sharing) => check(sharing.reduce(of_weights, &pass.targets, sink)),
+            Some(sharing) => {
+                check(sharing.reduce(of_weights, &pass.targets, &pass.shards[0].device(), sink));
+            }
             None => {
                 for (target, gradient) in pass.targets.iter().zip(of_weights) {
                     if let (Some(target), Some(gradient)) = (target, gradient) {
@@ -111,7 +115,8 @@ impl Step for Recompute {
     }
 }
 
-/// Runs the body of a unit whose activations are not kept. Where nothing is on a tape there is nothing to run again.
+/// Runs the body of a unit whose activations are not kept. Where nothing is on a tape there is
+/// nothing to run again.
 pub(crate) fn run<M, I, O>(
     sharing: Option<&Arc<Sharing>>,
     module: &M,
@@ -132,9 +137,6 @@ where
             None => body(module, inputs),
         };
     }
-    if let Some(sharing) = sharing {
-        check(sharing.schedule.forward(sharing.unit));
-    }
     let strategy =
         values.iter().chain(&inputs).find(|value| value.is_tracked()).and_then(Erased::strategy);
     let plain =
@@ -144,12 +146,20 @@ where
     let (ties, input_ties): (Vec<_>, Vec<_>) =
         (values.iter().map(tie).collect(), inputs.iter().map(tie).collect());
 
-    // Without places on a tape, or the pass would keep the tape that it is part of from being reclaimed.
+    // Without places on a tape, or the pass would keep the tape that it is part of from being
+    // reclaimed.
     let template = params::with_values(module.clone(), shards.clone());
-    let lease = sharing.map(|sharing| check(sharing.weights.acquire(&shards)));
+    let lease = sharing.map(|sharing| {
+        check(sharing.weights.issue(&shards));
+        check(sharing.schedule.forward(sharing.unit));
+        check(sharing.weights.acquire(&shards))
+    });
     let weights = lease.as_ref().map_or(&shards[..], Lease::tensors).to_vec();
     let gathered = params::with_values(template.clone(), weights);
-    let outputs = erased::erase(body(&gathered, erased::restore(plain_inputs.clone())));
+    let name = sharing.map_or("", |sharing| sharing.weights.name());
+    let span = tracing::trace_span!("forward", unit = name);
+    let outputs =
+        span.in_scope(|| erased::erase(body(&gathered, erased::restore(plain_inputs.clone()))));
     drop(gathered);
 
     let target = |(tie, value): (&Option<Tie>, &Erased)| {
@@ -172,7 +182,7 @@ where
     });
     if let Some(sharing) = sharing {
         let erased: Arc<dyn Pass> = pass.clone();
-        sharing.schedule.push(Arc::downgrade(&erased));
+        sharing.schedule.push(sharing.unit, Arc::downgrade(&erased));
     }
 
     let parents: Vec<_> = values.into_iter().chain(inputs).collect();
@@ -181,7 +191,7 @@ where
     let token = tape::chain(anchor, &parents, &ties, Arc::new(Drain(sharing.cloned())));
     let token = tape::segment(&token, &Tie::default(), Arc::new(Recompute(Arc::clone(&pass))));
     let emit = |(output, slot): (Erased, &GradientSlot)| {
-        tape::emit(&token, output.inner().lift(strategy), &Emission::new(slot.clone()))
+        tape::emit(&token, &output.inner().lift(strategy), &Emission::new(slot.clone()))
     };
     erased::restore(outputs.into_iter().zip(&pass.gradients).map(emit).collect())
 }

@@ -1,6 +1,6 @@
 //! The gradients of a unit on their way to the shards.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{DType, Device};
 
@@ -41,6 +41,7 @@ pub(crate) struct Target {
 
 /// A reduction under way.
 pub(crate) struct PendingReduction {
+    name: Arc<str>,
     work: Work,
     layout: FlatLayout,
     rank: usize,
@@ -53,22 +54,31 @@ impl PendingReduction {
     ///
     /// # Communication
     ///
-    /// One reduce-scatter of the gradients of a unit, summed in `dtype`.
+    /// One reduce-scatter of the gradients of a unit, summed in their element type.
     pub(crate) fn issue(
+        name: &Arc<str>,
         group: &ProcessGroup,
         layout: FlatLayout,
         gradients: &[Erased],
         targets: Vec<Target>,
-        dtype: DType,
     ) -> Result<Self, CommError> {
-        let cast: Vec<_> = gradients.iter().map(|gradient| gradient.clone().cast(dtype)).collect();
-        let work = group.issue_reduce_scatter(layout.pack_whole(&cast, dtype), 0, ReduceOp::Sum)?;
-        Ok(Self { work, layout, rank: group.rank(), targets, device: gradients[0].device() })
+        tracing::trace!(unit = &**name, "issue reduce_scatter");
+        let flat = layout.pack_whole(gradients, gradients[0].dtype());
+        let work = group.issue_reduce_scatter(flat, 0, ReduceOp::Sum)?;
+        Ok(Self {
+            name: Arc::clone(name),
+            work,
+            layout,
+            rank: group.rank(),
+            targets,
+            device: gradients[0].device(),
+        })
     }
 
     /// Waits and hands out the gradients of the shards.
     pub(crate) fn finish(self, sink: &mut Sink<'_>) -> Result<(), CommError> {
-        let part = self.work.wait()?;
+        let span = tracing::trace_span!("reduce_scatter", unit = &*self.name);
+        let part = span.in_scope(|| self.work.wait())?;
         let shards = self.layout.unpack_part(&part, self.rank, &self.device);
         for (target, gradient) in self.targets.into_iter().zip(shards) {
             sink(&target.place, gradient.cast(target.dtype));

@@ -1,4 +1,5 @@
-//! What the units of a rank share: the order in which they run, and which communication is under way.
+//! What the units of a rank share: the order in which they run, and which communication is under
+//! way.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,8 +16,9 @@ type Prefetch = Box<dyn Fn() -> Result<(), CommError> + Send>;
 
 /// The units of one rank.
 ///
-/// Units learn their order from the last forward pass: while one runs, the gathers of the next ones are already under way. Every rank runs the
-/// same program, so every rank learns the same order and issues the same gathers.
+/// Units learn their order from the last forward pass: while one runs, the gathers of the next ones
+/// are already under way. Every rank runs the same program, so every rank learns the same order and
+/// issues the same gathers.
 #[derive(Default)]
 pub(crate) struct Schedule {
     limit: usize,
@@ -35,9 +37,20 @@ struct State {
     expected: Vec<usize>,
     /// Units of the forward pass under way.
     seen: Vec<usize>,
-    /// Passes whose backward is still to come, latest last.
-    passes: Vec<Weak<dyn Pass>>,
+    /// The same of the backward passes.
+    expected_back: Vec<usize>,
+    seen_back: Vec<usize>,
+    goes_back: bool,
+    /// Units and passes whose backward may be still to come, latest last.
+    passes: Vec<(usize, Weak<dyn Pass>)>,
     reductions: VecDeque<(usize, PendingReduction)>,
+}
+
+impl State {
+    fn latest(&self, unit: usize) -> Option<Arc<dyn Pass>> {
+        let mut passes = self.passes.iter().rev().filter(|(other, _)| *other == unit);
+        passes.find_map(|(_, pass)| pass.upgrade())
+    }
 }
 
 impl std::fmt::Debug for Schedule {
@@ -83,9 +96,11 @@ impl Schedule {
         self.sync.store(sync, Ordering::Relaxed);
     }
 
-    /// Notes that a unit's forward pass begins and issues the gathers of those that followed it last time.
+    /// Notes that a unit's forward pass begins and issues the gathers of those that followed it
+    /// last time.
     pub(crate) fn forward(&self, unit: usize) -> Result<(), CommError> {
         let mut state = self.lock();
+        state.goes_back = false;
         if state.seen == state.expected {
             state.seen.clear();
         }
@@ -99,30 +114,33 @@ impl Schedule {
     }
 
     /// Remembers a pass whose backward is to come.
-    pub(crate) fn push(&self, pass: Weak<dyn Pass>) {
+    pub(crate) fn push(&self, unit: usize, pass: Weak<dyn Pass>) {
         let mut state = self.lock();
-        state.passes.retain(|pass| pass.strong_count() > 0);
-        state.passes.push(pass);
+        state.passes.retain(|(_, pass)| pass.strong_count() > 0);
+        state.passes.push((unit, pass));
     }
 
-    /// Notes that the backward of a pass begins and issues the gathers of those before it.
-    pub(crate) fn backward(&self, pass: &dyn Pass) -> Result<(), CommError> {
-        let before: Vec<_> = {
+    /// Notes that the backward of a unit begins and issues the gathers of those that followed it
+    /// last time.
+    ///
+    /// What is issued depends on the order alone. Whether a pass that was given up is still alive
+    /// depends on time, and would differ between ranks.
+    pub(crate) fn backward(&self, unit: usize) -> Result<(), CommError> {
+        let next: Vec<_> = {
             let mut state = self.lock();
-            if !state.seen.is_empty() {
+            if !state.goes_back {
+                state.goes_back = true;
                 state.expected = std::mem::take(&mut state.seen);
+                state.expected_back = std::mem::take(&mut state.seen_back);
             }
-            let is_this = |other: &Weak<dyn Pass>| {
-                std::ptr::addr_eq(other.as_ptr(), std::ptr::from_ref(pass))
-            };
-            match state.passes.iter().rposition(is_this) {
-                Some(at) => state.passes.remove(at),
-                None => return Ok(()),
-            };
-            let before = state.passes.iter().rev().take(self.limit);
-            before.filter_map(Weak::upgrade).collect()
+            state.seen_back.push(unit);
+            if !state.expected_back.starts_with(&state.seen_back) {
+                return Ok(());
+            }
+            let next = state.expected_back[state.seen_back.len()..].iter().take(self.limit);
+            next.filter_map(|unit| state.latest(*unit)).collect()
         };
-        before.iter().try_for_each(|pass| pass.prefetch())
+        next.iter().try_for_each(|pass| pass.prefetch())
     }
 
     /// Enters a backward pass within a backward pass, whose reductions are its own.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 
 use super::Erased;
 use super::reduce::{PendingReduction, Target, Unreduced};
@@ -68,26 +68,39 @@ impl Sharing {
         &self,
         gradients: Vec<Option<Erased>>,
         targets: &[Option<Target>],
+        device: &Device,
         sink: &mut Sink<'_>,
     ) -> Result<(), CommError> {
+        let dtype = self
+            .reduce_dtype
+            .or_else(|| targets.iter().flatten().next().map(|target| target.dtype));
+        let Some(dtype) = dtype else { return Ok(()) };
+        let cast = |gradient: Option<Erased>| gradient.map(|gradient| gradient.cast(dtype));
+        let gradients = gradients.into_iter().map(cast).collect();
         if !self.schedule.syncs() && self.keeps_whole_gradients {
             self.unreduced.add(gradients);
             return Ok(());
         }
         let gradients = self.unreduced.take_with(gradients);
         let layout = self.weights.layout();
-        let trained: Vec<usize> =
-            (0..targets.len()).filter(|&index| targets[index].is_some()).collect();
-        let Some(like) = gradients.iter().flatten().next() else { return Ok(()) };
-        let filled =
-            |&index: &usize| gradients[index].clone().unwrap_or_else(|| layout.zeros(index, like));
-        let whole: Vec<_> = trained.iter().map(filled).collect();
-        let dtype = self.reduce_dtype.unwrap_or_else(|| like.dtype());
+        // A parameter that this rank did not use is a zero to the others, and the call is made in
+        // any case: they may have used it.
+        let filled = |(index, gradient): (usize, Option<Erased>)| {
+            targets[index]
+                .is_some()
+                .then(|| gradient.unwrap_or_else(|| layout.zeros(index, dtype, device)))
+        };
+        let whole: Vec<_> = gradients.into_iter().enumerate().filter_map(filled).collect();
         let layout = layout.filter(|index| targets[index].is_some());
         let targets = targets.iter().flatten().cloned().collect();
-        let reduction =
-            PendingReduction::issue(self.weights.group(), layout, &whole, targets, dtype)?;
-        drop((gradients, whole));
+        let reduction = PendingReduction::issue(
+            self.weights.name(),
+            self.weights.group(),
+            layout,
+            &whole,
+            targets,
+        )?;
+        drop(whole);
         self.schedule.reducing(reduction, sink)
     }
 }
@@ -103,7 +116,8 @@ impl Step for Drain {
     }
 }
 
-/// Leaves a place from which no error can be returned, as all communication in the backward pass does.
+/// Leaves a place from which no error can be returned, as all communication in the backward pass
+/// does.
 pub(crate) fn check<T>(result: Result<T, CommError>) -> T {
     result.unwrap_or_else(|error| std::panic::panic_any(error))
 }

@@ -1,8 +1,10 @@
 //! The steps that a unit records on Burn's tape.
 //!
-//! A step of Burn has a fixed number of parents and one output. A unit has as many of both as its module wants, so it records a small graph
-//! instead: `tie` collects parents into a token, one tensor without meaning; `segment` is where the work of the backward pass happens; `emit`
-//! hands out each output. Backward runs in order of depth, so the segment runs after all outputs have their gradients and before any parent.
+//! A step of Burn has a fixed number of parents and one output. A unit has as many of both as its
+//! module wants, so it records a small graph instead: `tie` collects parents into a token, one
+//! tensor without meaning; `segment` is where the work of the backward pass happens; `emit` hands
+//! out each output. Backward runs in order of depth, so the segment runs after all outputs have
+//! their gradients and before any parent.
 //!
 //! ```text
 //! parameters --\                          /-- emit --> output 0
@@ -43,7 +45,8 @@ pub(crate) trait Source: Send + Sync {
 #[derive(Clone, Default)]
 pub(crate) struct Tie {
     pub(super) place: Place,
-    /// Set by the backward pass of [`pass`]; where it stays unset nothing else gives the parent a gradient.
+    /// Set by the backward pass of [`pass`]; where it stays unset nothing else gives the parent a
+    /// gradient.
     pub(super) used: Option<Arc<AtomicBool>>,
 }
 
@@ -150,23 +153,20 @@ pub(crate) fn tie(token: &Erased, parent: &Erased, tie: &Tie) -> Erased {
     wrap(<Dispatch as TapeOps>::tie(unwrap(token), unwrap(parent), tie.clone()))
 }
 
-/// Ties every parent that has a tie, beginning with the one at `anchor`, whose step runs last of all.
+/// Ties every parent that has a tie, beginning with the one at `anchor`, whose step runs last of
+/// all.
 pub(crate) fn chain(
     anchor: usize,
     parents: &[Erased],
     ties: &[Option<Tie>],
     last: Arc<dyn Step>,
 ) -> Erased {
-    let mut token: Option<Erased> = None;
-    for (parent, parent_tie) in parents[anchor..].iter().zip(&ties[anchor..]) {
-        if let Some(parent_tie) = parent_tie {
-            token = Some(match token {
-                Some(token) => tie(&token, parent, parent_tie),
-                None => segment(parent, parent_tie, Arc::clone(&last)),
-            });
-        }
-    }
-    token.expect("the parent at the anchor has a tie")
+    let first = ties[anchor].as_ref().expect("the parent at the anchor has a tie");
+    let rest = parents.iter().zip(ties).skip(anchor + 1);
+    let tied = rest.filter_map(|(parent, parent_tie)| Some((parent, parent_tie.as_ref()?)));
+    tied.fold(segment(&parents[anchor], first, last), |token, (parent, parent_tie)| {
+        tie(&token, parent, parent_tie)
+    })
 }
 
 /// Ties an input that the body also reads directly, and returns what the body reads.
@@ -177,8 +177,8 @@ pub(crate) fn tie_read(token: &Erased, parent: &Erased) -> (Erased, Erased) {
     (token, read)
 }
 
-pub(crate) fn emit(token: &Erased, value: Erased, emission: &Emission) -> Erased {
-    wrap(<Dispatch as TapeOps>::emit(unwrap(token), unwrap(&value), emission.clone()))
+pub(crate) fn emit(token: &Erased, value: &Erased, emission: &Emission) -> Erased {
+    wrap(<Dispatch as TapeOps>::emit(unwrap(token), unwrap(value), emission.clone()))
 }
 
 pub(crate) fn inject(output: &Erased, gradient: Erased) -> Tensor<1> {

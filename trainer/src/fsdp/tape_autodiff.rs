@@ -57,7 +57,8 @@ impl<B: TapeOps + Bridge, C: CheckpointStrategy> TapeOps for Autodiff<B, C> {
         value: FloatTensor<Self>,
         emission: Emission,
     ) -> FloatTensor<Self> {
-        // Balanced whatever strategy the device has: consumers then keep the recipe and not the value.
+        // Balanced whatever strategy the device has: consumers then keep the recipe and not the
+        // value.
         let prepare = EmitBackward.prepare::<BalancedCheckpointing>([token.node()]);
         let kind = match emission.source.clone() {
             Some((source, index)) => {
@@ -127,7 +128,8 @@ impl<B: Backend> Backward<B, 2> for TieBackward {
     fn backward(self, ops: Ops<TieState<B>, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let TieState { tie, shape, dtype, device } = ops.state;
         let [_, parent] = ops.parents;
-        // A parent that is on the tape only because of this tie would otherwise wait for a gradient in vain.
+        // A parent that is on the tape only because of this tie would otherwise wait for a gradient
+        // in vain.
         if let (Some(parent), Some(used)) = (parent, tie.used)
             && !used.load(Ordering::Relaxed)
         {

@@ -9,13 +9,15 @@ use burn::tensor::Device;
 
 use super::schedule::Schedule;
 use super::sharing::Sharing;
-use super::{FloatTensors, inline, params, recompute};
+use super::{FloatTensors, erased, inline, params, recompute};
 
 /// Wraps a module that is computed as one: a transformer block, an embedding, a head.
 ///
-/// Out of the box it is transparent: [`Unit::forward`] calls the body on the module, and the unit adds nothing to parameter paths. A
-/// [`FullyShard`](super::FullyShard) makes it hold only this rank's shards, of which the whole parameters are gathered around each forward and
-/// backward pass; an [`ActivationCheckpointing`](super::ActivationCheckpointing) makes backward compute the activations again.
+/// Out of the box it is transparent: [`Unit::forward`] calls the body on the module, and the unit
+/// adds nothing to parameter paths. A [`FullyShard`](super::FullyShard) makes it hold only this
+/// rank's shards, of which the whole parameters are gathered around each forward and backward pass;
+/// an [`ActivationCheckpointing`](super::ActivationCheckpointing) makes backward compute the
+/// activations again.
 ///
 /// # Examples
 ///
@@ -55,7 +57,8 @@ impl<M> Unit<M> {
         Self { module, recompute: false, sharing: None }
     }
 
-    /// Returns the module. In a sharded unit its parameters are this rank's shards, which no forward pass can use.
+    /// Returns the module. In a sharded unit its parameters are this rank's shards, which no
+    /// forward pass can use.
     pub fn module(&self) -> &M {
         &self.module
     }
@@ -81,15 +84,18 @@ impl<M> Unit<M> {
 impl<M: Module + 'static> Unit<M> {
     /// Runs `body` on the module with whole parameters.
     ///
-    /// All tensors that take gradients have to come in through `inputs` and leave through the result: a body that is run again cannot reach
-    /// others on the tape. What else it needs, such as positions or masks, it captures. It must not depend on anything that changes between
-    /// the forward and the backward pass, such as a global random generator.
+    /// All tensors that take gradients have to come in through `inputs` and leave through the
+    /// result: a body that is run again cannot reach others on the tape. What else it needs, such
+    /// as positions or masks, it captures. It must not depend on anything that changes between the
+    /// forward and the backward pass, such as a global random generator.
     ///
     /// # Communication
     ///
-    /// Of a sharded unit, over its shard group: one all-gather of the parameters before the body; another in the backward pass unless they
-    /// are kept; one reduce-scatter of the gradients at the end of the unit's backward pass. A failure in any of them is a panic with the
-    /// [`CommError`](crate::comm::CommError) as its payload, since a backward pass cannot return errors.
+    /// Of a sharded unit, over its shard group: one all-gather of the parameters before the body;
+    /// another in the backward pass unless they are kept; one reduce-scatter of the gradients at
+    /// the end of the unit's backward pass. A failure in any of them is a panic with the
+    /// [`CommError`](crate::comm::CommError) as its payload, since a backward pass cannot return
+    /// errors.
     pub fn forward<I, O, F>(&self, inputs: I, body: F) -> O
     where
         I: FloatTensors,
@@ -98,8 +104,16 @@ impl<M: Module + 'static> Unit<M> {
     {
         match &self.sharing {
             None if !self.recompute => body(&self.module, inputs),
-            Some(sharing) if !self.recompute => inline::run(sharing, &self.module, inputs, body),
-            sharing => recompute::run(sharing.as_ref(), &self.module, inputs, body),
+            None => recompute::run(None, &self.module, inputs, body),
+            Some(sharing) => {
+                let inputs = erased::cast(inputs, sharing.input_dtype);
+                let outputs = if self.recompute {
+                    recompute::run(Some(sharing), &self.module, inputs, body)
+                } else {
+                    inline::run(sharing, &self.module, inputs, body)
+                };
+                erased::cast(outputs, sharing.output_dtype)
+            }
         }
     }
 
@@ -128,7 +142,8 @@ impl<M: Module + 'static> Unit<M> {
         self
     }
 
-    /// Changes the module. What was gathered of it is forgotten, and nothing but the module holds its values meanwhile.
+    /// Changes the module. What was gathered of it is forgotten, and nothing but the module holds
+    /// its values meanwhile.
     fn change(self, change: impl FnOnce(M) -> M) -> Self {
         let Self { module, recompute, sharing } = self;
         let renewed = sharing.map(|sharing| {

@@ -22,6 +22,7 @@ pub(crate) enum Keep {
 /// Gathers the parameters of one unit on one rank.
 #[derive(Debug)]
 pub(crate) struct Weights {
+    name: Arc<str>,
     layout: FlatLayout,
     group: ProcessGroup,
     dtype: Option<DType>,
@@ -71,19 +72,25 @@ impl Drop for Lease {
 
 impl Weights {
     pub(crate) fn new(
+        name: Arc<str>,
         layout: FlatLayout,
         group: ProcessGroup,
         dtype: Option<DType>,
         keeps: bool,
         live: Arc<GatheredBytes>,
     ) -> Self {
-        Self { layout, group, dtype, keeps, live, state: Mutex::default() }
+        Self { name, layout, group, dtype, keeps, live, state: Mutex::default() }
     }
 
     /// Makes the same for other values of the parameters.
     pub(crate) fn renewed(&self) -> Self {
-        let Self { layout, group, dtype, keeps, live, state: _ } = self;
-        Self::new(layout.clone(), group.clone(), *dtype, *keeps, Arc::clone(live))
+        let Self { name, layout, group, dtype, keeps, live, state: _ } = self;
+        Self::new(Arc::clone(name), layout.clone(), group.clone(), *dtype, *keeps, Arc::clone(live))
+    }
+
+    /// Returns the name of the unit.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
     }
 
     pub(crate) fn layout(&self) -> &FlatLayout {
@@ -118,7 +125,9 @@ impl Weights {
         let tensors = match work {
             Ok(tensors) => tensors,
             Err(work) => {
-                let tensors = self.layout.unpack_whole(&work.wait()?, &shards[0].device());
+                let span = tracing::trace_span!("all_gather", unit = &*self.name);
+                let gathered = span.in_scope(|| work.wait())?;
+                let tensors = self.layout.unpack_whole(&gathered, &shards[0].device());
                 self.live.watch(&tensors);
                 tensors
             }
@@ -129,6 +138,7 @@ impl Weights {
     }
 
     fn gather(&self, shards: &[Erased]) -> Result<Work, CommError> {
+        tracing::trace!(unit = &*self.name, "issue all_gather");
         let dtype = self.dtype.unwrap_or_else(|| shards[0].dtype());
         let cast: Vec<_> = shards.iter().map(|shard| shard.clone().cast(dtype)).collect();
         self.group.issue_all_gather(self.layout.pack_part(&cast, dtype), 0)

@@ -1,7 +1,11 @@
 //! Sharded training equals training on one rank: numbers, memory, communication.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod memory;
 mod model;
+mod overlap;
 mod parity;
 mod traffic;
+mod unit;
 mod world;

@@ -4,7 +4,7 @@ use dream_trainer::fsdp::{ActivationCheckpointing, FullyShardConfig, Reshard};
 use dream_trainer::mesh::{Degree, Degrees};
 use dream_trainer::optim::OptimizerName;
 
-use crate::world::{Case, Seen, assemble};
+use crate::world::{Blocks, Case, Seen, assemble};
 
 pub(crate) fn fsdp(ranks: usize) -> Degrees {
     Degrees { dp_shard: Degree::Fixed(ranks), ..Degrees::default() }
@@ -34,10 +34,9 @@ pub(crate) fn check(case: &Case) -> Vec<Seen> {
             close(&format!("norm, {at}"), seen.norms[step], reference.norms[step], tolerance);
         }
     }
-    let kinds: [(&str, f64, fn(&Seen) -> &crate::world::Blocks); 2] = [
-        ("gradient", 1e-6, |seen| &seen.first_gradients),
-        ("parameter", 1e-5, |seen| &seen.parameters),
-    ];
+    let gradients: fn(&Seen) -> &Blocks = |seen| &seen.first_gradients;
+    let parameters: fn(&Seen) -> &Blocks = |seen| &seen.parameters;
+    let kinds = [("gradient", 1e-6, gradients), ("parameter", 1e-5, parameters)];
     for (kind, tolerance, of) in kinds {
         let whole = assemble(ranks.iter().map(of));
         let expected = assemble(std::iter::once(of(&reference)));

@@ -59,15 +59,40 @@ fn each_stage_makes_the_calls_of_its_formula() {
         for (blocks, microbatches) in [(2, 1), (3, 4)] {
             for prefetch_units in [0, 1, 2] {
                 let Row { reshard, checkpointing, keep_last_unit, gathers, reductions } = row;
-                let config = FullyShardConfig { reshard, keep_last_unit, prefetch_units, ..FullyShardConfig::default() };
-                let case =
-                    Case { degrees: fsdp(2), config, checkpointing, blocks, microbatches, steps: 3, ..Case::default() };
+                let config = FullyShardConfig {
+                    reshard,
+                    keep_last_unit,
+                    prefetch_units,
+                    ..FullyShardConfig::default()
+                };
+                let case = Case {
+                    degrees: fsdp(2),
+                    config,
+                    checkpointing,
+                    blocks,
+                    microbatches,
+                    steps: 3,
+                    ..Case::default()
+                };
                 let units = blocks as u64 + 2;
                 for seen in check(&case) {
                     let calls = |name| seen.operations.get(name).map_or(0, |count| count.calls);
-                    assert_eq!(calls("all_gather"), gathers(units, microbatches as u64), "gathers of {case:?}");
-                    assert_eq!(calls("reduce_scatter"), reductions(units, microbatches as u64), "reductions of {case:?}");
-                    assert_eq!(seen.operations.len(), 2, "{case:?} communicates in no other way: {:?}", seen.operations);
+                    assert_eq!(
+                        calls("all_gather"),
+                        gathers(units, microbatches as u64),
+                        "gathers of {case:?}"
+                    );
+                    assert_eq!(
+                        calls("reduce_scatter"),
+                        reductions(units, microbatches as u64),
+                        "reductions of {case:?}"
+                    );
+                    assert_eq!(
+                        seen.operations.len(),
+                        2,
+                        "{case:?} communicates in no other way: {:?}",
+                        seen.operations
+                    );
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use burn::backend::Flex;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dream_trainer::comm::{CommTimeouts, MeshComm, OpCount, RankContext, ReduceOp, launch_threads};
 use dream_trainer::fsdp::{
@@ -44,6 +45,9 @@ impl Default for Case {
 /// A block of a tensor by parameter path.
 pub(crate) type Blocks = BTreeMap<String, (Block, Vec<usize>, Vec<f32>)>;
 
+/// How training went on one rank.
+pub(crate) type Outcome = Result<Seen, FsdpError>;
+
 /// What one rank saw.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
@@ -70,8 +74,18 @@ impl Case {
 
     /// Trains on thread ranks and returns what each saw.
     pub(crate) fn run(&self) -> Vec<Seen> {
+        self.run_with(|_, train| train())
+    }
+
+    /// Trains on thread ranks, each within a function of the test.
+    pub(crate) fn run_with(
+        &self,
+        around: impl Fn(usize, &dyn Fn() -> Outcome) -> Outcome + Sync,
+    ) -> Vec<Seen> {
         let timeouts = CommTimeouts::uniform(Duration::from_mins(1));
-        match launch_threads(self.world_size(), timeouts, |rank| self.train(&rank)) {
+        match launch_threads(self.world_size(), timeouts, |rank| {
+            around(rank.rank(), &|| self.train(&rank))
+        }) {
             Ok(seen) => seen,
             Err(failure) => panic!("{failure}"),
         }
@@ -85,7 +99,7 @@ impl Case {
         let comm = MeshComm::new(rank.fabric.clone(), mesh, rank.rank())
             .expect("the fabric fits the mesh");
         let scope = Scope::root(self.checkpointing.device(Device::flex().autodiff()), 7);
-        let fsdp = FullyShard::new(&self.config, &comm, &scope);
+        let fsdp = FullyShard::new(&self.config, &comm, &scope)?;
         let model =
             Model::new(&scope, self.blocks).checkpointed(self.checkpointing)?.sharded(&fsdp)?;
         let mut model = nn::map_values(model, |_, value| Ok::<_, FsdpError>(value))?;
@@ -100,7 +114,7 @@ impl Case {
             let mut loss = 0.0;
             for microbatch in 0..self.microbatches {
                 fsdp.set_last_microbatch(microbatch + 1 == self.microbatches);
-                let (ids, labels) = self.batch(step, microbatch, &comm);
+                let (ids, labels) = Self::batch(step, microbatch, &comm);
                 let sum = model.loss(ids, labels);
                 loss += sum.clone().into_scalar::<f64>();
                 let mut tape = (sum * (1.0 / self.targets())).backward();
@@ -128,6 +142,7 @@ impl Case {
             model = nn::map_values(model, |entry, value| {
                 let gradient =
                     gradients.remove(&entry.path).expect("every parameter has a gradient");
+                let value = alone(value, &entry.path);
                 Ok::<_, FsdpError>(optimizer.update(&entry.path, value, gradient, 0.05, 1.0))
             })?;
             seen.gathered_after = fsdp.gathered_bytes().live();
@@ -145,12 +160,7 @@ impl Case {
     }
 
     /// Returns this rank's rows of a batch that is the same for every mesh.
-    fn batch(
-        &self,
-        step: usize,
-        microbatch: usize,
-        comm: &MeshComm,
-    ) -> (Tensor<2, Int>, Tensor<2, Int>) {
+    fn batch(step: usize, microbatch: usize, comm: &MeshComm) -> (Tensor<2, Int>, Tensor<2, Int>) {
         let loss = comm.group(AxisSet::LOSS);
         let rows = SEQUENCES / loss.size();
         let first = loss.rank() * rows;
@@ -169,6 +179,13 @@ impl Case {
 
 const SEQUENCES: usize = 8;
 const LENGTH: usize = 5;
+
+/// Checks that nobody else holds the value, so that an update happens in place.
+fn alone(value: Tensor<1>, path: &str) -> Tensor<1> {
+    let value = value.try_into_primitive::<Flex>().expect("the tests run on Flex");
+    assert!(value.is_unique() || value.bytes().is_empty(), "`{path}` is still held by a pass");
+    Tensor::from_primitive::<Flex>(value)
+}
 
 /// Does what the trainer does with gradients: the sums that are left, and the global norm.
 fn reduce(scope: &Scope, comm: &MeshComm, gradients: &mut BTreeMap<String, Tensor<1>>) -> f64 {
