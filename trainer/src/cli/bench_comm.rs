@@ -81,8 +81,9 @@ struct Row {
 
 /// Measures and writes a table.
 ///
-/// Each run starts with a barrier and lasts until the last rank has its result; the median over the runs counts. The yardstick
-/// is one thread, alone, that copies S bytes between two buffers it has touched before, also by its median.
+/// Each run starts with a barrier and lasts until the last rank has its result; the median over the
+/// runs counts. The yardstick is one thread, alone, that copies S bytes between two buffers it has
+/// touched before, also by its median.
 ///
 /// # Errors
 ///

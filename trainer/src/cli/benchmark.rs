@@ -37,6 +37,7 @@ pub(super) fn run(
             "checkpoint.enable=false",
             "training_parameters.num_sanity_val_steps=0",
             "training_parameters.val_every_n_steps=0",
+            "lr_scheduler.warmup_steps=0",
         ]
         .map(String::from),
     );

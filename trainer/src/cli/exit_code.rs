@@ -42,15 +42,16 @@ impl Exit {
             | TrainError::MissingWeight { .. }
             | TrainError::SavedState { .. }
             | TrainError::NothingToResume { .. }
-            | TrainError::WouldOverwrite { .. } => Self::Checkpoint,
-            TrainError::Data(_) | TrainError::NoTargets { .. } => Self::Data,
-            TrainError::Hook {
+            | TrainError::WouldOverwrite { .. }
+            | TrainError::Hook {
+                hook: "open weights" | "hugging_face_weights" | "weights", ..
+            } => Self::Checkpoint,
+            TrainError::Data(_)
+            | TrainError::NoTargets { .. }
+            | TrainError::Hook {
                 hook: "open data" | "read data" | "read validation data" | "restore data",
                 ..
             } => Self::Data,
-            TrainError::Hook {
-                hook: "open weights" | "hugging_face_weights" | "weights", ..
-            } => Self::Checkpoint,
             TrainError::Comm(_) | TrainError::Output { .. } => Self::Environment,
             TrainError::MissingCapability { .. }
             | TrainError::TwoOptimizers { .. }

@@ -13,10 +13,11 @@ use tracing_subscriber::{EnvFilter, Layer, fmt};
 use crate::callbacks::Terminal;
 use crate::world::env;
 
-/// Starts logging. `DREAM_TRAIN_LOG` chooses what is logged, in the syntax of `tracing-subscriber`; by default warnings and the trainer's own notes.
+/// Starts logging. `DREAM_TRAIN_LOG` chooses what is logged, in the syntax of `tracing-subscriber`;
+/// by default warnings and the trainer's own notes.
 ///
-/// Thread ranks are told apart by the name of their thread. Only rank 0 and the main thread reach the console; with `directory`, every rank also writes
-/// `rank-N.log` there.
+/// Thread ranks are told apart by the name of their thread. Only rank 0 and the main thread reach
+/// the console; with `directory`, every rank also writes `rank-N.log` there.
 ///
 /// # Errors
 ///
@@ -43,7 +44,8 @@ pub(crate) fn start(
     let files = files.map(|files| {
         fmt::layer().with_writer(move || files.clone()).with_ansi(false).with_filter(filter())
     });
-    // A second start in one process keeps the first subscriber, which is what embedding programs expect.
+    // A second start in one process keeps the first subscriber, which is what embedding programs
+    // expect.
     let _ = tracing_subscriber::registry().with(console).with(files).try_init();
     Ok(())
 }

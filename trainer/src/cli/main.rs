@@ -55,6 +55,7 @@ enum Command {
 
 /// Runs the program with the given recipes and returns its exit code.
 pub fn main(recipes: impl IntoIterator<Item = Recipe>) -> ExitCode {
+    crate::allocator::keep_freed_memory();
     let recipes: Vec<Recipe> = recipes.into_iter().collect();
     let mut out = io::stdout();
     match run(std::env::args_os(), &recipes, &mut out) {

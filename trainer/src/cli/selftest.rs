@@ -1,4 +1,5 @@
-//! `dream-train selftest`: runs every collective on known inputs, and shakes hands along every axis of a mesh.
+//! `dream-train selftest`: runs every collective on known inputs, and shakes hands along every axis
+//! of a mesh.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -63,7 +64,8 @@ pub enum SelftestError {
 /// How a check ended: a remark, or what went wrong on which ranks.
 type Verdict = Result<String, BTreeMap<usize, String>>;
 
-/// Runs all checks, each in a world of its own so that one failure does not hide another, and writes a table.
+/// Runs all checks, each in a world of its own so that one failure does not hide another, and
+/// writes a table.
 ///
 /// # Errors
 ///
@@ -102,7 +104,8 @@ fn resolve(args: &SelftestArgs) -> Result<DeviceMesh, MeshError> {
     degrees.resolve(args.world_size, args.mesh_order)
 }
 
-/// Returns the sets of axes to test: every axis that is on, and every derived group that is more than one of them.
+/// Returns the sets of axes to test: every axis that is on, and every derived group that is more
+/// than one of them.
 fn handshake_sets(mesh: &DeviceMesh) -> Vec<AxisSet> {
     let axes = Axis::ALL.into_iter().filter(|axis| mesh.size(*axis) > 1).map(AxisSet::from);
     let derived = [AxisSet::DP, AxisSet::FSDP, AxisSet::LOSS, AxisSet::WORLD];

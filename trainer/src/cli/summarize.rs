@@ -1,5 +1,7 @@
-//! `dream-train summarize`: the model, the mesh and the batch of a configuration, without making a value.
+//! `dream-train summarize`: the model, the mesh and the batch of a configuration, without making a
+//! value.
 
+use std::fmt::Write as _;
 use std::io::Write;
 
 use super::train::{RunArgs, load, style};
@@ -39,20 +41,22 @@ pub(super) fn run(
     let (plan, training) = (prepared.plan(), &prepared.plan().training);
     let axes = Axis::ALL.map(|axis| format!("{axis} {}", plan.mesh.size(axis))).join(", ");
     let mut text = format!("{}\n", ModelSummary::new(&rows, args.depth));
-    text.push_str(&format!("mesh      {axes} = {} ranks\n", plan.mesh.world_size()));
-    text.push_str(&format!(
-        "step      {} sequences x {} tokens = {} micro x {} accumulation x {} data-parallel ranks\n",
+    let _ = writeln!(text, "mesh      {axes} = {} ranks", plan.mesh.world_size());
+    let _ = writeln!(
+        text,
+        "step      {} sequences x {} tokens = {} micro x {} accumulation x {} data-parallel ranks",
         training.global_batch_size,
         training.sequence_length,
         training.micro_batch_size,
         training.gradient_accumulation_steps,
-        plan.dp_size(),
-    ));
+        plan.dp_size()
+    );
     if let Some(flops) = prepared.flops_per_token() {
-        text.push_str(&format!(
-            "flops     {} per token, forward and backward\n",
+        let _ = writeln!(
+            text,
+            "flops     {} per token, forward and backward",
             format::count(flops as u64)
-        ));
+        );
     }
     out.write_all(text.as_bytes()).map_err(|error| Failure::new(&error, Exit::Environment))
 }

@@ -14,6 +14,7 @@ use crate::world::env;
 
 /// Which configuration, and how it is run.
 #[derive(Debug, Clone, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of the command line")]
 pub(crate) struct RunArgs {
     /// TOML file; a later one wins over an earlier one
     #[arg(long, value_name = "FILE", global = true)]
@@ -148,7 +149,8 @@ pub(super) fn fit(prepared: &dyn Prepared, verbosity: Verbosity) -> Result<RunOu
     prepared.fit(&interrupt, &callbacks).map_err(|failure| Failure::run(&failure, &plan.mesh))
 }
 
-/// Ends the run at the end of the current step on the first Ctrl-C or SIGTERM, and at once on the second.
+/// Ends the run at the end of the current step on the first Ctrl-C or SIGTERM, and at once on the
+/// second.
 fn listen(interrupt: &Interrupt) {
     let interrupt = interrupt.clone();
     let handler = move || {

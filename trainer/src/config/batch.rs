@@ -1,4 +1,5 @@
-//! Batch arithmetic: how the sequences of one optimizer step are spread over ranks, passes and pipeline microbatches.
+//! Batch arithmetic: how the sequences of one optimizer step are spread over ranks, passes and
+//! pipeline microbatches.
 
 use super::{error::ConfigErrorKind, key::KeyPath};
 

@@ -1,14 +1,14 @@
 //! What a recipe and a build can do, checked before anything starts.
 
 use super::{
-    device::{ActivationCheckpointing, DeviceKind, FloatType},
+    device::{DeviceKind, FloatType},
     error::{ConfigError, ConfigErrorKind, ConfigErrors},
     layers::Loaded,
     plan::ResolvedConfig,
     resolve::{degree_key, device_key},
     typed::{brief, get},
 };
-use crate::mesh::Axis;
+use crate::{fsdp::ActivationCheckpointing, mesh::Axis};
 
 /// Tells whether something can be used, and if not, who lacks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

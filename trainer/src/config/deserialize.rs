@@ -1,6 +1,7 @@
 //! Reads typed values from merged ones and says where a value does not fit.
 //!
-//! figment's own deserializer takes a number for the name of a variant; ours does not, and it keeps the whole path of a fault.
+//! figment's own deserializer takes a number for the name of a variant; ours does not, and it keeps
+//! the whole path of a fault.
 
 use std::fmt::Display;
 

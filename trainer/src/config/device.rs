@@ -1,10 +1,12 @@
-//! The `[device_parameters]` table: ranks, how the model is split over them, and in which precision it computes.
+//! The `[device_parameters]` table: ranks, how the model is split over them, and in which precision
+//! it computes.
 
 use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::fsdp::{self, Reshard};
 use crate::mesh::{Degree, Degrees, MeshOrder};
 
 /// Named default for the degrees.
@@ -17,7 +19,8 @@ pub enum Preset {
     Ddp,
     /// `dp_shard = "auto"`: parameters, gradients and optimizer state sharded over all ranks.
     Fsdp,
-    /// `dp_replicate = "auto"` with `dp_shard` given: sharded within groups, replicated across them.
+    /// `dp_replicate = "auto"` with `dp_shard` given: sharded within groups, replicated across
+    /// them.
     Hsdp,
 }
 
@@ -63,9 +66,10 @@ pub enum ActivationCheckpointing {
     /// Everything is kept.
     #[default]
     None,
-    /// Only the input of each block is kept; the block runs again during the backward pass (Chen et al., arXiv:1604.06174).
+    /// Only the inputs of a block are kept; it runs again during the backward pass (Chen et al.,
+    /// arXiv:1604.06174).
     Full,
-    /// As `full`, for every other block.
+    /// Results of matrix products and fused operations are kept; cheap ones are computed again.
     Selective,
 }
 
@@ -93,7 +97,8 @@ pub enum PipelineSchedule {
     /// All forward passes, then all backward passes (Huang et al., arXiv:1811.06965).
     #[serde(rename = "gpipe")]
     Gpipe,
-    /// One forward, one backward, so that fewer activations are alive (Narayanan et al., arXiv:1806.03377).
+    /// One forward, one backward, so that fewer activations are alive (Narayanan et al.,
+    /// arXiv:1806.03377).
     #[default]
     #[serde(rename = "1f1b")]
     OneForwardOneBackward,
@@ -108,7 +113,8 @@ pub enum PipelineSchedule {
 pub struct PipelineParameters {
     /// Order of forward and backward passes.
     pub schedule: PipelineSchedule,
-    /// Parts a micro batch is cut into; it must divide `micro_batch_size`. Default: `micro_batch_size`.
+    /// Parts a micro batch is cut into; it must divide `micro_batch_size`. Default:
+    /// `micro_batch_size`.
     #[schemars(range(min = 1))]
     pub num_microbatches: Option<usize>,
 }
@@ -117,7 +123,8 @@ pub struct PipelineParameters {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ContextMethod {
-    /// Keys and values travel around the group while attention computes (Liu et al., arXiv:2310.01889).
+    /// Keys and values travel around the group while attention computes (Liu et al.,
+    /// arXiv:2310.01889).
     #[default]
     Ring,
     /// Keys and values of the whole sequence are gathered first.
@@ -128,7 +135,8 @@ pub enum ContextMethod {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LoadBalance {
-    /// Each rank gets one early and one late chunk; the sequence length must be divisible by 2 x `context_parallel`.
+    /// Each rank gets one early and one late chunk; the sequence length must be divisible by 2 x
+    /// `context_parallel`.
     #[default]
     Zigzag,
     /// Contiguous shards; later ranks compute more.
@@ -147,7 +155,8 @@ pub struct ContextParameters {
 
 /// Chooses the ranks, the mesh they form and how the model uses it.
 ///
-/// The product of the five degrees is the number of ranks. At most one degree is `"auto"`: it takes what the others leave.
+/// The product of the five degrees is the number of ranks. At most one degree is `"auto"`: it takes
+/// what the others leave.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent switches of the TOML table")]
@@ -156,34 +165,45 @@ pub struct DeviceParameters {
     pub preset: Option<Preset>,
     /// Where tensors live.
     pub device: DeviceKind,
-    /// Ranks to start as threads of this process. Default: the ranks a launcher started, else 1. A launcher with another number is an error.
+    /// Ranks to start as threads of this process. Default: the ranks a launcher started, else 1. A
+    /// launcher with another number is an error.
     #[schemars(range(min = 1))]
     pub world_size: Option<usize>,
     /// Whole copies of the model that share the global batch.
     pub dp_replicate: Degree,
-    /// Ranks that share one copy of parameters, gradients and optimizer state, and split the batch (FSDP).
+    /// Ranks that share one copy of parameters, gradients and optimizer state, and split the batch
+    /// (FSDP).
     pub dp_shard: Degree,
+    /// What each rank of `dp_shard` holds only a part of: `optimizer`, `gradients` or `parameters`
+    /// (`ZeRO` 1, 2 and 3); matters when `dp_shard` is above 1.
+    pub reshard: Reshard,
     /// Ranks that share a sequence.
     pub context_parallel: Degree,
     /// Ranks that share each weight matrix.
     pub tensor_parallel: Degree,
     /// Stages the layers are split into.
     pub pipeline_parallel: Degree,
-    /// Mesh axes from outer to inner: `pp,dp,cp,tp`, or `dp,pp,cp,tp`. Inner axes join neighboring ranks.
+    /// Mesh axes from outer to inner: `pp,dp,cp,tp`, or `dp,pp,cp,tp`. Inner axes join neighboring
+    /// ranks.
     pub mesh_order: MeshOrder,
     /// Format the model computes in. Optimizer state and the weights it updates stay `f32`.
     pub param_dtype: FloatType,
     /// Format gradients are reduced in.
     pub reduce_dtype: FloatType,
-    /// Computes the loss on vocabulary shards of the logits when `tensor_parallel` is above 1, instead of gathering them.
+    /// Computes the loss on vocabulary shards of the logits when `tensor_parallel` is above 1,
+    /// instead of gathering them.
     pub loss_parallel: bool,
-    /// Shards activations between tensor-parallel layers along the sequence (Korthikanti et al., arXiv:2205.05198); matters when
-    /// `tensor_parallel` is above 1.
+    /// Shards activations between tensor-parallel layers along the sequence (Korthikanti et al.,
+    /// arXiv:2205.05198); matters when `tensor_parallel` is above 1.
     pub sequence_parallel: bool,
-    /// Overlaps tensor-parallel communication with the matrix products beside it; needs `tensor_parallel` above 1.
+    /// Overlaps tensor-parallel communication with the matrix products beside it; needs
+    /// `tensor_parallel` above 1.
     pub async_tensor_parallel: bool,
     /// What of a block's forward pass is kept for its backward pass.
     pub activation_checkpointing: ActivationCheckpointing,
+    /// With `activation_checkpointing = "full"`, runs only every n-th block again and keeps the others.
+    #[schemars(range(min = 1))]
+    pub checkpoint_every_nth_block: usize,
     /// Keeps sharded parameters and optimizer state in host memory; `cuda` only.
     pub cpu_offload: bool,
     /// Fuses chains of elementwise operations into single kernels; `cuda` only.
@@ -213,7 +233,9 @@ impl Default for DeviceParameters {
             loss_parallel: true,
             sequence_parallel: true,
             async_tensor_parallel: false,
+            reshard: Reshard::Parameters,
             activation_checkpointing: ActivationCheckpointing::None,
+            checkpoint_every_nth_block: 1,
             cpu_offload: false,
             compile: false,
             comm: CommParameters::default(),
@@ -224,6 +246,16 @@ impl Default for DeviceParameters {
 }
 
 impl DeviceParameters {
+    /// Returns which units compute their activations again.
+    pub fn recomputed(&self) -> fsdp::ActivationCheckpointing {
+        match (self.activation_checkpointing, self.checkpoint_every_nth_block) {
+            (ActivationCheckpointing::None, _) => fsdp::ActivationCheckpointing::None,
+            (ActivationCheckpointing::Selective, _) => fsdp::ActivationCheckpointing::Selective,
+            (ActivationCheckpointing::Full, 1) => fsdp::ActivationCheckpointing::Full,
+            (ActivationCheckpointing::Full, n) => fsdp::ActivationCheckpointing::EveryNth(n),
+        }
+    }
+
     /// Returns the degree of every mesh axis.
     pub fn degrees(&self) -> Degrees {
         Degrees {

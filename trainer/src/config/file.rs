@@ -73,7 +73,8 @@ impl Layer {
     }
 }
 
-/// Parses `source.text[value]` as a TOML value for `key`; what TOML does not know, a bare word, is a string.
+/// Parses `source.text[value]` as a TOML value for `key`; what TOML does not know, a bare word, is
+/// a string.
 pub(crate) fn parse_assignment(
     source: &Arc<SourceText>,
     key: &KeyPath,

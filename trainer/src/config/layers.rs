@@ -1,7 +1,8 @@
 //! Merges the layers of a configuration and reads them into types.
 //!
-//! From weak to strong: defaults, the preset, files in the order given, `DREAM_TRAIN_*` variables, `--set` arguments in the order
-//! given. Tables merge key by key; anything else, lists included, is replaced as a whole.
+//! From weak to strong: defaults, the preset, files in the order given, `DREAM_TRAIN_*` variables,
+//! `--set` arguments in the order given. Tables merge key by key; anything else, lists included, is
+//! replaced as a whole.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -78,7 +79,8 @@ impl Loaded {
 /// Reads, merges and types a configuration. It opens no socket and makes no tensor.
 ///
 /// # Errors
-/// Returns everything wrong in the texts: unreadable files, syntax, unknown keys, wrong types and ranges.
+/// Returns everything wrong in the texts: unreadable files, syntax, unknown keys, wrong types and
+/// ranges.
 ///
 /// # Examples
 /// ```

@@ -63,7 +63,8 @@ impl ModelTable {
     /// Reads the recipe's keys, as strictly as the trainer's own.
     ///
     /// # Errors
-    /// Returns every unknown key, wrong type and value outside the ranges of the schema of `T`, each with its place.
+    /// Returns every unknown key, wrong type and value outside the ranges of the schema of `T`,
+    /// each with its place.
     pub fn parse<T: DeserializeOwned + JsonSchema>(&self) -> Result<T, ConfigErrors> {
         let mut own = self.values.clone();
         own.remove("name");

@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use super::{
-    device::{ActivationCheckpointing, ContextParameters, DeviceKind, FloatType, PipelineSchedule},
+    device::{ContextParameters, DeviceKind, FloatType, PipelineSchedule},
     model::ModelTable,
 };
 use crate::{
     callbacks::CallbacksConfig,
     checkpoint::CheckpointConfig,
     data::DataPlan,
+    fsdp::{ActivationCheckpointing, Reshard},
     mesh::DeviceMesh,
     metrics::MetricsConfig,
     optim::{LrSchedulerConfig, OptimizerPlan},
     train::{NonFinitePolicy, RunConfig},
 };
 
-/// A configuration in concrete numbers: no `"auto"`, nothing left to derive, every check of the tables passed.
+/// A configuration in concrete numbers: no `"auto"`, nothing left to derive, every check of the
+/// tables passed.
 #[derive(Debug, Clone)]
 pub struct ResolvedConfig {
     /// Name and seed of the run.
@@ -29,7 +31,8 @@ pub struct ResolvedConfig {
     pub model: ModelTable,
     /// The optimizer, defaults filled in and patterns compiled.
     pub optimizer: OptimizerPlan,
-    /// The learning rate's shape; it needs the number of steps, which with `epochs` depends on the data.
+    /// The learning rate's shape; it needs the number of steps, which with `epochs` depends on the
+    /// data.
     pub lr_scheduler: LrSchedulerConfig,
     /// The data, defaults filled in.
     pub data: DataPlan,
@@ -63,6 +66,8 @@ pub struct ResolvedDevice {
     pub async_tensor_parallel: bool,
     /// What of a block's forward pass is kept.
     pub activation_checkpointing: ActivationCheckpointing,
+    /// What each rank of `dp_shard` holds only a part of.
+    pub reshard: Reshard,
     /// Whether sharded state is kept in host memory.
     pub cpu_offload: bool,
     /// Whether elementwise operations are fused.
@@ -100,7 +105,8 @@ pub enum RunLength {
 pub struct ResolvedTraining {
     /// How long the run is.
     pub length: RunLength,
-    /// Sequences per optimizer step; `micro_batch_size` x `gradient_accumulation_steps` x data-parallel ranks.
+    /// Sequences per optimizer step; `micro_batch_size` x `gradient_accumulation_steps` x
+    /// data-parallel ranks.
     pub global_batch_size: usize,
     /// Sequences per forward pass of one data-parallel rank.
     pub micro_batch_size: usize,

@@ -32,12 +32,14 @@ pub(crate) fn device_key(key: &str) -> KeyPath {
 }
 
 impl Loaded {
-    /// Works out every number and checks what can be checked without the model and the data. It opens no socket and no file.
+    /// Works out every number and checks what can be checked without the model and the data. It
+    /// opens no socket and no file.
     ///
     /// `launched` is the number of ranks that an outside launcher started, if one did.
     ///
     /// # Errors
-    /// Returns everything that contradicts itself, does not divide or lies outside its range, with places.
+    /// Returns everything that contradicts itself, does not divide or lies outside its range, with
+    /// places.
     pub fn resolve(&self, launched: Option<usize>) -> Result<ResolvedConfig, ConfigErrors> {
         let config = &self.config;
         let mut errors = Vec::new();
@@ -212,7 +214,8 @@ impl Loaded {
             loss_parallel: declared.loss_parallel && splits_weights,
             sequence_parallel: declared.sequence_parallel && splits_weights,
             async_tensor_parallel: declared.async_tensor_parallel,
-            activation_checkpointing: declared.activation_checkpointing,
+            activation_checkpointing: declared.recomputed(),
+            reshard: declared.reshard,
             cpu_offload: declared.cpu_offload,
             compile: declared.compile,
             init_timeout: Duration::from_secs(declared.comm.init_timeout_secs),

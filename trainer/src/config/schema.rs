@@ -12,7 +12,8 @@ pub type ModelSchemas = BTreeMap<String, Schema>;
 
 /// Returns the JSON schema of a configuration file.
 ///
-/// With `models`, the `[model]` table must be that of one of the recipes; without, only its `name` is described.
+/// With `models`, the `[model]` table must be that of one of the recipes; without, only its `name`
+/// is described.
 pub fn file_schema(models: &ModelSchemas) -> Value {
     let mut schema = schema_of::<Config>();
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
@@ -71,7 +72,8 @@ pub(crate) fn resolve<'a>(root: &'a Value, node: &'a Value) -> &'a Value {
     name.map_or(node, |name| &root["$defs"][name])
 }
 
-/// Returns the alternatives of a node, references followed, without the one that stands for a missing value.
+/// Returns the alternatives of a node, references followed, without the one that stands for a
+/// missing value.
 pub(crate) fn alternatives<'a>(root: &'a Value, node: &'a Value) -> Vec<&'a Value> {
     let node = resolve(root, node);
     match node["anyOf"].as_array().or_else(|| node["oneOf"].as_array()) {

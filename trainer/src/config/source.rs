@@ -48,7 +48,8 @@ impl Place {
         before[line_start..].chars().count() + 1
     }
 
-    /// Returns the bytes from the key to the end of the value when both are on one line, else those of the key.
+    /// Returns the bytes from the key to the end of the value when both are on one line, else those
+    /// of the key.
     pub fn extent(&self) -> Range<usize> {
         let whole = self.key.start..self.value.end.max(self.key.end);
         match self.source.text.get(whole.clone()) {

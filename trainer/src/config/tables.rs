@@ -19,8 +19,9 @@ pub struct Config {
     /// Names the run and fixes its randomness.
     #[schemars(default)]
     pub run: RunConfig,
-    /// Chooses the ranks, the mesh they form and how the model uses it. The product of the five degrees is the number of ranks; at
-    /// most one degree is `"auto"` and takes what the others leave.
+    /// Chooses the ranks, the mesh they form and how the model uses it. The product of the five
+    /// degrees is the number of ranks; at most one degree is `"auto"` and takes what the others
+    /// leave.
     #[schemars(default)]
     pub device_parameters: DeviceParameters,
     /// Fixes how many steps are taken, over how many tokens each, and when validation runs.

@@ -35,8 +35,8 @@ const SYNONYMS: [(&str, &str); 15] = [
     ("train_timeout_seconds", "timeout_secs"),
 ];
 
-/// Reads the table at `at`. A value that does not fit is reported, taken out, and the rest is read again, so that one pass finds
-/// all of them.
+/// Reads the table at `at`. A value that does not fit is reported, taken out, and the rest is read
+/// again, so that one pass finds all of them.
 pub(crate) fn parse_table<T: DeserializeOwned + JsonSchema>(
     table: &Value,
     at: &KeyPath,
@@ -177,7 +177,8 @@ pub(crate) fn get<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     })
 }
 
-/// Takes the value at `path` out of its table; an item takes its list with it, so that the others keep their places.
+/// Takes the value at `path` out of its table; an item takes its list with it, so that the others
+/// keep their places.
 fn remove(value: &mut Value, path: &[String]) -> bool {
     let Some((key, rest)) = path.split_first() else { return false };
     let Value::Dict(_, table) = value else { return false };
@@ -224,7 +225,8 @@ pub(crate) fn quoted(key: &str) -> String {
     if is_bare(key) { key.to_owned() } else { basic_string(key) }
 }
 
-/// Writes a string on one line. JSON's escapes are TOML's, but for one character that JSON leaves alone.
+/// Writes a string on one line. JSON's escapes are TOML's, but for one character that JSON leaves
+/// alone.
 fn basic_string(text: &str) -> String {
     serde_json::Value::from(text).to_string().replace('\u{7f}', "\\u007F")
 }
@@ -234,7 +236,8 @@ fn show_number(number: Num) -> String {
         (Some(n), ..) => n.to_string(),
         (_, Some(n), _) => n.to_string(),
         (.., Some(x)) if x.is_nan() => "nan".into(),
-        // The shortest digits that read back to the same number, with an exponent where it is shorter.
+        // The shortest digits that read back to the same number, with an exponent where it is
+        // shorter.
         (.., x) => format!("{:?}", x.unwrap_or_default()),
     }
 }

@@ -14,7 +14,8 @@ use crate::{
     optim::{OptimError, OptimizerPlan},
 };
 
-/// Checks all tables but `device_parameters` and `training_parameters`, and resolves those whose components can.
+/// Checks all tables but `device_parameters` and `training_parameters`, and resolves those whose
+/// components can.
 pub(crate) fn check_tables(
     loaded: &Loaded,
     errors: &mut Vec<ConfigError>,

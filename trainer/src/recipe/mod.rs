@@ -1,7 +1,7 @@
 //! Recipes: a name under which a configuration finds a trainer.
 //!
-//! A program is a list of recipes handed to [`cli::main`](crate::cli::main). The types of a recipe's model, batch and configuration end here; what follows
-//! only sees a [`Recipe`].
+//! A program is a list of recipes handed to [`cli::main`](crate::cli::main). The types of a
+//! recipe's model, batch and configuration end here; what follows only sees a [`Recipe`].
 
 mod plan;
 mod prepared;
@@ -34,15 +34,16 @@ impl Recipe {
     /// Returns what the recipe and this build can do.
     pub fn capabilities(&self) -> Capabilities {
         let not_yet = Availability::NotBuilt;
+        let traits = self.erased.traits();
         Capabilities {
             recipe: self.name.clone(),
-            replicate: self.erased.replicate(),
-            fully_shard: not_yet("this version does not shard parameters yet"),
-            tensor_parallel: not_yet("this version does not split matrices yet"),
-            async_tensor_parallel: not_yet("this version does not split matrices yet"),
+            replicate: traits.replicate,
+            fully_shard: traits.fully_shard,
+            tensor_parallel: traits.tensor_parallel,
+            async_tensor_parallel: traits.tensor_parallel,
             context_parallel: not_yet("this version does not split sequences yet"),
             pipeline_parallel: not_yet("this version does not split layers into stages yet"),
-            activation_checkpointing: not_yet("this version keeps all activations"),
+            activation_checkpointing: traits.activation_checkpointing,
             bf16: not_yet("the CPU backend computes in f32"),
             cuda: not_yet("this build has no CUDA backend"),
             cpu_offload: not_yet("state already lives in host memory on the CPU backend"),
@@ -55,7 +56,8 @@ impl Recipe {
         self.erased.schema()
     }
 
-    /// Reads the recipe's `[model]` table and checks it against the plan, so that nothing but I/O can fail later.
+    /// Reads the recipe's `[model]` table and checks it against the plan, so that nothing but I/O
+    /// can fail later.
     ///
     /// # Errors
     ///
@@ -70,8 +72,16 @@ impl Recipe {
     }
 }
 
+/// Which setup traits a trainer was composed with.
+struct Traits {
+    replicate: Availability,
+    fully_shard: Availability,
+    tensor_parallel: Availability,
+    activation_checkpointing: Availability,
+}
+
 trait Erased: Send + Sync {
-    fn replicate(&self) -> Availability;
+    fn traits(&self) -> Traits;
     fn schema(&self) -> schemars::Schema;
     fn prepare(
         &self,
@@ -81,8 +91,14 @@ trait Erased: Send + Sync {
 }
 
 impl<S: TrainingStep> Erased for Trainer<S> {
-    fn replicate(&self) -> Availability {
-        if self.replicates() { Availability::Available } else { Availability::NoTrait }
+    fn traits(&self) -> Traits {
+        let has = |has| if has { Availability::Available } else { Availability::NoTrait };
+        Traits {
+            replicate: has(self.replicates()),
+            fully_shard: has(self.shards_units()),
+            tensor_parallel: has(self.splits_matrices()),
+            activation_checkpointing: has(self.recomputes()),
+        }
     }
 
     fn schema(&self) -> schemars::Schema {

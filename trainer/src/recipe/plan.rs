@@ -2,6 +2,8 @@
 
 use crate::comm::CommTimeouts;
 use crate::config::{Loaded, ResolvedConfig};
+use crate::fsdp::FullyShardConfig;
+use crate::tensor_parallel::TensorParallelOptions;
 use crate::train::{RunPlan, TrainingPlan};
 
 /// Puts a resolved configuration in the trainer's terms.
@@ -15,6 +17,16 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
         model: resolved.model.name().to_owned(),
         run: resolved.run.clone(),
         mesh: resolved.device.mesh,
+        tensor_parallel: TensorParallelOptions {
+            sequence_parallel: resolved.device.sequence_parallel,
+            loss_parallel: resolved.device.loss_parallel,
+            overlap: resolved.device.async_tensor_parallel,
+        },
+        fully_shard: FullyShardConfig {
+            reshard: resolved.device.reshard,
+            ..FullyShardConfig::default()
+        },
+        activation_checkpointing: resolved.device.activation_checkpointing,
         timeouts: CommTimeouts::uniform(resolved.device.timeout),
         training: TrainingPlan {
             length,

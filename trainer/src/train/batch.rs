@@ -32,9 +32,11 @@ pub struct Streams<B> {
     pub validation: Option<Box<dyn BatchStream<B>>>,
 }
 
-/// Batches of one rank, step by step. All data-parallel ranks hold streams of equal length; what they give together does not depend on their number.
+/// Batches of one rank, step by step. All data-parallel ranks hold streams of equal length; what
+/// they give together does not depend on their number.
 pub trait BatchStream<B> {
-    /// Returns the microbatches of the next step and moves on, into the next epoch where this one ends.
+    /// Returns the microbatches of the next step and moves on, into the next epoch where this one
+    /// ends.
     ///
     /// # Errors
     ///
@@ -92,7 +94,8 @@ pub(crate) struct SharedData {
 
 impl SharedData {
     fn open(&self, plan: &RunPlan, vocab_size: Option<usize>) -> Result<Splits, data::DataError> {
-        // One rank opens while the others wait; a failure leaves the cell empty and each of them reports it.
+        // One rank opens while the others wait; a failure leaves the cell empty and each of them
+        // reports it.
         let _guard = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(splits) = self.splits.get() {
             return Ok(splits.clone());
@@ -139,7 +142,8 @@ impl TokenBatch {
         self.labels.clone()
     }
 
-    /// Returns which document of its sequence each token belongs to, if attention is to stay within documents.
+    /// Returns which document of its sequence each token belongs to, if attention is to stay within
+    /// documents.
     pub fn documents(&self) -> Option<Tensor<2, Int>> {
         self.documents.clone()
     }

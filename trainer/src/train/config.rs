@@ -1,4 +1,5 @@
-//! What a run is called and how long and how large its steps are: the `[run]` and `[training_parameters]` tables.
+//! What a run is called and how long and how large its steps are: the `[run]` and
+//! `[training_parameters]` tables.
 
 use std::path::PathBuf;
 
@@ -13,10 +14,11 @@ pub struct RunConfig {
     pub project: String,
     /// Group of comparable runs; second folder below `output_dir`.
     pub group: String,
-    /// Name of this run; third folder below `output_dir`. Repeating a command with the same name continues the run. Default: the name of the
-    /// last `--config` file without its extension.
+    /// Name of this run; third folder below `output_dir`. Repeating a command with the same name
+    /// continues the run. Default: the name of the last `--config` file without its extension.
     pub experiment: String,
-    /// Seed of weights and data order. The same seed gives the same global weights and batches on every mesh.
+    /// Seed of weights and data order. The same seed gives the same global weights and batches on
+    /// every mesh.
     pub seed: u64,
     /// Folder that receives `project/group/experiment` with metrics, logs and checkpoints.
     pub output_dir: PathBuf,
@@ -62,19 +64,23 @@ pub struct TrainingParameters {
     /// Passes over the training data to take. Exactly one of `steps` and `epochs` is given.
     #[schemars(range(min = 1))]
     pub epochs: Option<u64>,
-    /// Sequences per optimizer step, over all ranks and accumulation steps. It does not change with the mesh.
+    /// Sequences per optimizer step, over all ranks and accumulation steps. It does not change with
+    /// the mesh.
     #[schemars(range(min = 1))]
     pub global_batch_size: usize,
-    /// Sequences per forward pass of one data-parallel rank. Default: `global_batch_size` / data-parallel ranks / `gradient_accumulation_steps`.
+    /// Sequences per forward pass of one data-parallel rank. Default: `global_batch_size` /
+    /// data-parallel ranks / `gradient_accumulation_steps`.
     #[schemars(range(min = 1))]
     pub micro_batch_size: Option<usize>,
-    /// Forward and backward passes per optimizer step. Default: `global_batch_size` / (`micro_batch_size` x data-parallel ranks).
+    /// Forward and backward passes per optimizer step. Default: `global_batch_size` /
+    /// (`micro_batch_size` x data-parallel ranks).
     #[schemars(range(min = 1))]
     pub gradient_accumulation_steps: Option<usize>,
     /// Tokens per sequence.
     #[schemars(range(min = 1))]
     pub sequence_length: usize,
-    /// Global gradient norm above which gradients are scaled down to it; 0 turns clipping off. The norm before clipping is what metrics show.
+    /// Global gradient norm above which gradients are scaled down to it; 0 turns clipping off. The
+    /// norm before clipping is what metrics show.
     #[schemars(range(min = 0.0))]
     pub max_grad_norm: f64,
     /// Runs validation every this many steps; 0 never.

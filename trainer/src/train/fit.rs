@@ -135,6 +135,8 @@ impl<S: TrainingStep> Rank<'_, S> {
             on_nonfinite: self.plan.training.on_nonfinite,
             comm: &self.comm,
             replicate: &self.replicate,
+            layouts: &self.layouts,
+            fully_shard: self.fully_shard.as_ref(),
             optimizers: &mut self.optimizers,
             callbacks: &mut self.callbacks,
             run: &self.run,
@@ -176,7 +178,8 @@ impl<S: TrainingStep> Rank<'_, S> {
         })
     }
 
-    /// Runs up to `max_steps` global validation batches, 0 for all, and tells the callbacks the mean over all their targets.
+    /// Runs up to `max_steps` global validation batches, 0 for all, and tells the callbacks the
+    /// mean over all their targets.
     fn validate(&mut self, sanity: bool, max_steps: u64) -> Result<(), TrainError> {
         let Some(stream) = &mut self.streams.validation else { return Ok(()) };
         let begin = Instant::now();
@@ -210,18 +213,16 @@ impl<S: TrainingStep> Rank<'_, S> {
         Ok(())
     }
 
-    /// Writes a checkpoint of this step. Replicated state is written by one rank while the others wait.
+    /// Writes a checkpoint of this step. Each rank writes its own blocks; replicated ones are written once.
     fn save(&mut self) -> Result<(), TrainError> {
         let step = self.progress.step;
         if self.store.contains(step) {
             return Ok(());
         }
-        if self.comm.rank() == 0 {
-            let shards = save::snapshot(
-                self.model.as_ref().expect("a step gives the model back"),
-                &self.optimizers,
-            );
-            let path = save::write(self.store.begin(step)?, 0, shards, self.run_state()?)?;
+        let model = self.model.as_ref().expect("a step gives the model back");
+        let shards = save::snapshot(model, &self.optimizers, &self.layouts, &self.comm);
+        let state = self.run_state()?;
+        if let Some(path) = save::write(&self.store, step, shards, state, &self.comm)? {
             self.store.retain(self.plan.checkpoint.keep_latest, step)?;
             self.callbacks.post_checkpoint(&self.run, step, &path)?;
         }

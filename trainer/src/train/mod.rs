@@ -1,13 +1,14 @@
 //! The training loop and the traits it is composed of.
 //!
-//! A user implements [`ModelSetup`] and [`TrainingStep`], and one `Apply*` trait per parallelism; a [`Trainer`] composes them. `rank.rs` spells the
-//! lifecycle in order, `fit.rs` the loop.
+//! A user implements [`ModelSetup`] and [`TrainingStep`], and one `Apply*` trait per parallelism; a
+//! [`Trainer`] composes them. `rank.rs` spells the lifecycle in order, `fit.rs` the loop.
 
 mod batch;
 mod config;
 mod error;
 mod fit;
 mod interrupt;
+mod layouts;
 mod plan;
 mod rank;
 mod replicate;
@@ -23,8 +24,8 @@ pub use interrupt::Interrupt;
 pub use plan::{RunLength, RunPlan, TrainingPlan};
 pub use replicate::Replicate;
 pub use setup::{
-    ApplyReplicate, Loss, MAIN, ModelSetup, OptimizerScope, SetupContext, TrainingStep,
-    WeightSource,
+    ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Loss, MAIN,
+    ModelSetup, OptimizerScope, SetupContext, TrainingStep, WeightSource,
 };
 pub use step::StepContext;
 pub use trainer::{RunOutcome, Trainer};

@@ -4,9 +4,11 @@ use crate::callbacks::CallbacksConfig;
 use crate::checkpoint::CheckpointConfig;
 use crate::comm::CommTimeouts;
 use crate::data::DataPlan;
+use crate::fsdp::{ActivationCheckpointing, FullyShardConfig};
 use crate::mesh::{AxisSet, DeviceMesh};
 use crate::metrics::MetricsConfig;
 use crate::optim::{LrSchedulerConfig, OptimizerPlan};
+use crate::tensor_parallel::TensorParallelOptions;
 
 use super::{NonFinitePolicy, RunConfig};
 
@@ -44,7 +46,8 @@ pub struct TrainingPlan {
     pub on_nonfinite: NonFinitePolicy,
 }
 
-/// A resolved run. Everything in it has been checked; building it touched no file, socket or tensor.
+/// A resolved run. Everything in it has been checked; building it touched no file, socket or
+/// tensor.
 #[derive(Debug, Clone)]
 pub struct RunPlan {
     /// Name of the recipe.
@@ -53,6 +56,12 @@ pub struct RunPlan {
     pub run: RunConfig,
     /// Mesh over all ranks.
     pub mesh: DeviceMesh,
+    /// How matrices are split along `tp`.
+    pub tensor_parallel: TensorParallelOptions,
+    /// How units are sharded along `dp_shard` x `cp`.
+    pub fully_shard: FullyShardConfig,
+    /// Which units compute their activations again.
+    pub activation_checkpointing: ActivationCheckpointing,
     /// How long ranks wait for each other.
     pub timeouts: CommTimeouts,
     /// Batch arithmetic and cadence.

@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use serde_json::json;
 
 use super::batch::SharedData;
+use super::layouts::Layouts;
 use super::save::{self, CheckpointWeights, Progress};
 use super::step::{Owned, is_below};
 use super::{
@@ -16,9 +17,11 @@ use crate::callbacks::{BatchShape, CallbackSet, ParameterRow, RunView, SetupRepo
 use crate::checkpoint::hf::HfDirectory;
 use crate::checkpoint::{Check, Checkpoint, CheckpointStore, ResumeMode};
 use crate::comm::{MeshComm, RankContext};
-use crate::mesh::AxisSet;
+use crate::fsdp::FullyShard;
+use crate::mesh::{Axis, AxisSet};
 use crate::nn::{self, Scope};
 use crate::optim::{LrSchedule, Optimizer};
+use crate::tensor_parallel::TensorParallel;
 
 /// Everything one rank holds during a run.
 pub(crate) struct Rank<'a, S: TrainingStep> {
@@ -28,6 +31,8 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
     pub(crate) device: Device,
     pub(crate) model: Option<S::Model>,
     pub(crate) replicate: Replicate,
+    pub(crate) fully_shard: Option<FullyShard>,
+    pub(crate) layouts: Layouts,
     pub(crate) optimizers: Vec<Owned>,
     pub(crate) schedule: LrSchedule,
     pub(crate) streams: Streams<S::Batch>,
@@ -40,8 +45,9 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
 impl<'a, S: TrainingStep> Rank<'a, S> {
     /// Builds a rank up to its first step.
     ///
-    /// The order is: launch, configure the model without values, apply parallelisms, choose where weights come from, make only the local values, build optimizers,
-    /// data and schedule, resume. It is the same on every rank, and it is the whole lifecycle: nothing is built elsewhere.
+    /// The order is: launch, configure the model without values, apply parallelisms, choose where
+    /// weights come from, make only the local values, build optimizers, data and schedule, resume.
+    /// It is the same on every rank, and it is the whole lifecycle: nothing is built elsewhere.
     pub(crate) fn launch(
         trainer: &'a Trainer<S>,
         config: &S::Config,
@@ -56,28 +62,39 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         callbacks.pre_launch(&run)?;
 
         callbacks.pre_configure(&run)?;
-        let scope = Scope::root(device.clone().autodiff(), plan.run.seed);
+        let autodiff = plan.activation_checkpointing.device(device.clone().autodiff());
+        let scope = Scope::root(autodiff, plan.run.seed);
         let sequence_length = plan.training.sequence_length;
         let ctx = SetupContext { scope, mesh: plan.mesh, rank: world.rank(), sequence_length };
         let model = hook("configure_model", trainer.setup.configure_model(config, &ctx))?;
         callbacks.post_configure(&run)?;
 
         callbacks.pre_setup(&run)?;
-        let mut replicate = Replicate::new(comm.group(AxisSet::LOSS));
+        let model = apply_tensor_parallel(trainer, plan, &comm, &ctx.scope, model)?;
+        let model = match trainer.activation_checkpointing {
+            Some(apply) => hook(
+                "apply_activation_checkpointing",
+                apply(&trainer.setup, model, plan.activation_checkpointing),
+            )?,
+            None => model,
+        };
+        let (model, fully_shard) = apply_fully_shard(trainer, plan, &comm, &ctx.scope, model)?;
+        let mut replicate = Replicate::new(comm.clone());
         let model = match trainer.replicate {
             Some(apply) if replicate.size() > 1 => {
                 hook("apply_replicate", apply(&trainer.setup, model, &mut replicate))?
             }
             _ => model,
         };
+        let layouts = Layouts::of(&model, &ctx.scope);
 
         let store = CheckpointStore::new(run.directory.join("checkpoints"));
         let resumed = find_checkpoint(plan, &store, &comm)?.map(Arc::new);
         let model = match &resumed {
             Some(checkpoint) => {
-                save::load_weights(model, &CheckpointWeights(Arc::clone(checkpoint)))?
+                save::load_weights(model, &CheckpointWeights(Arc::clone(checkpoint)), &layouts)?
             }
-            None => initial_weights(&trainer.setup, config, plan, model)?,
+            None => initial_weights(&trainer.setup, config, plan, model, &layouts)?,
         };
         let model = nn::map_values(model, |_, value| Ok::<_, TrainError>(value))?;
 
@@ -95,7 +112,14 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         let mut progress = Progress::default();
         if let Some(checkpoint) = &resumed {
             let saved = save::saved_state(checkpoint)?;
-            save::restore_optimizers(checkpoint, &saved, &model, &mut optimizers, &device)?;
+            save::restore_optimizers(
+                checkpoint,
+                &saved,
+                &model,
+                &mut optimizers,
+                &layouts,
+                &device,
+            )?;
             hook("restore data", streams.train.restore(saved.data))?;
             callbacks.load_state(saved.callbacks)?;
             progress = saved.progress;
@@ -111,6 +135,8 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             device,
             model,
             replicate,
+            fully_shard,
+            layouts,
             optimizers,
             schedule,
             streams,
@@ -120,6 +146,38 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             progress,
         })
     }
+}
+
+fn apply_tensor_parallel<S: TrainingStep>(
+    trainer: &Trainer<S>,
+    plan: &RunPlan,
+    comm: &MeshComm,
+    scope: &Scope,
+    model: S::Model,
+) -> Result<S::Model, TrainError> {
+    let Some(apply) = trainer.tensor_parallel.filter(|_| plan.mesh.size(Axis::Tp) > 1) else {
+        return Ok(model);
+    };
+    let tp = TensorParallel::new(scope.clone(), comm.group(Axis::Tp), plan.tensor_parallel);
+    let checked = tp.check_sequence(plan.training.sequence_length);
+    hook("apply_tensor_parallel", checked.map_err(Into::into))?;
+    hook("apply_tensor_parallel", apply(&trainer.setup, model, &tp))
+}
+
+fn apply_fully_shard<S: TrainingStep>(
+    trainer: &Trainer<S>,
+    plan: &RunPlan,
+    comm: &MeshComm,
+    scope: &Scope,
+    model: S::Model,
+) -> Result<(S::Model, Option<FullyShard>), TrainError> {
+    let Some(apply) = trainer.fully_shard.filter(|_| plan.mesh.size(AxisSet::FSDP) > 1) else {
+        return Ok((model, None));
+    };
+    let fsdp = FullyShard::new(&plan.fully_shard, comm, scope);
+    let fsdp = hook("apply_fully_shard", fsdp.map_err(Into::into))?;
+    let model = hook("apply_fully_shard", apply(&trainer.setup, model, &fsdp))?;
+    Ok((model, Some(fsdp)))
 }
 
 /// Adds the name of a hook to its error.
@@ -145,7 +203,8 @@ fn view(plan: &RunPlan, rank: usize) -> RunView {
     }
 }
 
-/// Finds the checkpoint to continue from. Ranks agree on it because rank 0's barrier comes after every rank has looked.
+/// Finds the checkpoint to continue from. Ranks agree on it because rank 0's barrier comes after
+/// every rank has looked.
 fn find_checkpoint(
     plan: &RunPlan,
     store: &CheckpointStore,
@@ -159,15 +218,15 @@ fn find_checkpoint(
         store.check_writable()?;
     }
     comm.group(AxisSet::WORLD).barrier()?;
-    let found = match config.resume_step {
-        Some(step) => Some(store.open(step)?),
-        None => {
-            let scan = store.scan(Check::Files)?;
-            for skipped in scan.skipped.iter().filter(|_| comm.rank() == 0) {
-                tracing::warn!(path = %skipped.path.display(), reason = %skipped.reason, "passed over a checkpoint that cannot be used");
-            }
-            scan.newest
+    let found = if let Some(step) = config.resume_step {
+        Some(store.open(step)?)
+    } else {
+        let scan = store.scan(Check::Files)?;
+        for skipped in scan.skipped.iter().filter(|_| comm.rank() == 0) {
+            let (path, reason) = (skipped.path.display(), &skipped.reason);
+            tracing::warn!(%path, %reason, "passed over a checkpoint that cannot be used");
         }
+        scan.newest
     };
     match (config.resume, found) {
         (ResumeMode::Never, Some(checkpoint)) => {
@@ -184,6 +243,7 @@ fn initial_weights<S: TrainingStep>(
     config: &S::Config,
     plan: &RunPlan,
     model: S::Model,
+    layouts: &Layouts,
 ) -> Result<S::Model, TrainError> {
     let Some(path) = plan.checkpoint.init_from.clone().or_else(|| setup.hugging_face_dir(config))
     else {
@@ -197,7 +257,7 @@ fn initial_weights<S: TrainingStep>(
         hook("hugging_face_weights", setup.hugging_face_weights(config, directory))?
     };
     tracing::info!(source = source.describe(), "loading weights");
-    save::load_weights(model, source.as_ref())
+    save::load_weights(model, source.as_ref(), layouts)
 }
 
 fn build_optimizers<S: TrainingStep>(
@@ -208,7 +268,7 @@ fn build_optimizers<S: TrainingStep>(
     let entries = nn::parameters(model);
     let trainable =
         || entries.iter().filter(|entry| entry.trainable).map(|entry| entry.path.as_str());
-    plan.optimizer.check_paths(trainable())?;
+    plan.optimizer.check_paths(&trainable())?;
     let scopes = setup.optimizers();
     for path in trainable() {
         let mut owners = scopes

@@ -2,40 +2,44 @@
 //!
 //! Weights need no broadcast, because every rank makes the same ones from the seed.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor};
 
-use crate::comm::{CommError, ProcessGroup, ReduceOp, Work};
+use super::layouts::Layouts;
+use crate::comm::{CommError, MeshComm, ProcessGroup, ReduceOp, Work};
+use crate::mesh::AxisSet;
 
 /// How gradients are reduced over the ranks that hold copies of the model.
 #[derive(Debug, Clone)]
 pub struct Replicate {
-    group: ProcessGroup,
+    comm: MeshComm,
     bucket_bytes: usize,
 }
 
 impl Replicate {
-    pub(crate) fn new(group: ProcessGroup) -> Self {
-        Self { group, bucket_bytes: 25 << 20 }
+    pub(crate) fn new(comm: MeshComm) -> Self {
+        Self { comm, bucket_bytes: 25 << 20 }
     }
 
     /// Returns the number of copies.
     pub fn size(&self) -> usize {
-        self.group.size()
+        self.comm.mesh().size(AxisSet::DP)
     }
 
-    /// Sets how many bytes of gradients travel in one message at least; a larger gradient travels alone. It changes no number.
+    /// Sets how many bytes of gradients travel in one message at least; a larger gradient travels
+    /// alone. It changes no number.
     pub fn set_bucket_cap_mib(&mut self, mib: usize) {
         self.bucket_bytes = mib << 20;
     }
 
-    /// Sums gradients over the group, in place.
+    /// Sums each gradient, in place, over the axes that its parameter's layout leaves to be summed.
     ///
     /// # Communication
     ///
-    /// All-reduces over the copies, `2 (n - 1) / n` times the bytes of all gradients. The buckets are issued in reverse path order, that of the
-    /// backward pass, before the first is waited for.
+    /// All-reduces over those axes, `2 (n - 1) / n` times the bytes of the gradients for n ranks. The
+    /// buckets are issued in reverse path order, that of the backward pass, before the first is
+    /// waited for.
     ///
     /// # Errors
     ///
@@ -43,25 +47,31 @@ impl Replicate {
     pub(crate) fn reduce(
         &self,
         gradients: &mut BTreeMap<String, Tensor<1>>,
+        layouts: &Layouts,
         device: &Device,
     ) -> Result<(), CommError> {
-        if self.group.size() == 1 {
-            return Ok(());
-        }
-        let mut pending = VecDeque::new();
-        let mut bucket = Bucket::default();
+        let mut buckets: BTreeMap<AxisSet, Bucket> = BTreeMap::new();
+        let mut pending = Vec::new();
+        let mut reduced = BTreeMap::new();
         while let Some((path, gradient)) = gradients.pop_last() {
+            let axes = layouts.axes_to_reduce(&path);
+            if self.comm.mesh().size(axes) == 1 {
+                reduced.insert(path, gradient);
+                continue;
+            }
+            let bucket = buckets.entry(axes).or_default();
             bucket.push(path, gradient);
             if bucket.bytes >= self.bucket_bytes {
-                pending.push_back(std::mem::take(&mut bucket).issue(&self.group)?);
+                pending.push(std::mem::take(bucket).issue(&self.comm.group(axes))?);
             }
         }
-        if !bucket.parts.is_empty() {
-            pending.push_back(bucket.issue(&self.group)?);
+        for (axes, bucket) in buckets.into_iter().filter(|(_, bucket)| !bucket.parts.is_empty()) {
+            pending.push(bucket.issue(&self.comm.group(axes))?);
         }
         for issued in pending {
-            issued.wait(gradients, device)?;
+            issued.wait(&mut reduced, device)?;
         }
+        *gradients = reduced;
         Ok(())
     }
 }

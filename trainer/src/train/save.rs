@@ -9,10 +9,13 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::layouts::{Held, Layouts};
 use super::step::Owned;
 use super::{Result, TrainError, WeightSource};
-use crate::checkpoint::{Checkpoint, CheckpointError, RunState, Save, Shard};
-use crate::nn::{self, ParameterEntry};
+use crate::checkpoint::{Block, Checkpoint, CheckpointStore, RunState, Shard};
+use crate::comm::{CommError, MeshComm, ProcessGroup, ReduceOp};
+use crate::mesh::{self, AxisSet};
+use crate::nn;
 
 /// The small state of a run: counters and positions. Tensors are beside it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -36,38 +39,75 @@ pub(crate) struct SavedState {
     pub(crate) callbacks: BTreeMap<String, Value>,
 }
 
-/// Copies model and optimizer tensors to host memory, under their checkpoint keys.
-pub(crate) fn snapshot<M: Module>(model: &M, optimizers: &[Owned]) -> Vec<(String, Shard)> {
+/// Copies the model and optimizer blocks that this rank writes to host memory, under their
+/// checkpoint keys.
+pub(crate) fn snapshot<M: Module>(
+    model: &M,
+    optimizers: &[Owned],
+    layouts: &Layouts,
+    comm: &MeshComm,
+) -> Vec<(String, Shard)> {
     let mut shards = Vec::new();
-    let mut shapes = BTreeMap::new();
-    nn::for_each_value(model, |path, shape, value| {
-        shapes.insert(path.to_owned(), shape.to_vec());
-        shards.push((model_key(path), whole(value, shape)));
+    nn::for_each_value(model, |path, _, value| {
+        if layouts.writes(path, comm) {
+            shards.push((model_key(path), shard(value, layouts.get(path))));
+        }
     });
     for Owned { optimizer, .. } in optimizers {
-        for (slot, path, value) in optimizer.state() {
-            shards.push((
-                optimizer_key(optimizer.name(), slot, path),
-                whole(value.clone(), &shapes[path]),
-            ));
+        for (slot, path, value) in optimizer.state().filter(|slot| layouts.writes(slot.1, comm)) {
+            let key = optimizer_key(optimizer.name(), slot, path);
+            shards.push((key, shard(value.clone(), layouts.get(path))));
         }
     }
     shards
 }
 
-/// Writes and commits what the only saving rank holds.
+/// Writes what this rank holds, and commits on rank 0 once every rank has written.
+///
+/// # Communication
+///
+/// A barrier after the folder is made and a gather of what each rank wrote.
 pub(crate) fn write(
-    save: Save,
-    rank: usize,
+    store: &CheckpointStore,
+    step: u64,
     shards: Vec<(String, Shard)>,
     state: RunState,
-) -> Result<PathBuf, CheckpointError> {
-    let file = save.write_rank(rank, shards)?;
-    Ok(save.commit(state, vec![file])?.path().to_path_buf())
+    comm: &MeshComm,
+) -> Result<Option<PathBuf>, TrainError> {
+    let world = comm.group(AxisSet::WORLD);
+    let begun = if comm.rank() == 0 { Some(store.begin(step)?) } else { None };
+    world.barrier()?;
+    let save = begun.unwrap_or_else(|| store.join(step));
+    let file = save.write_rank(comm.rank(), shards)?;
+    let bad = |source| TrainError::SavedState { path: store.root().into(), source };
+    let texts = gather_text(&world, &serde_json::to_string(&file).map_err(bad)?)?;
+    let Some(texts) = texts else { return Ok(None) };
+    let files = texts.iter().map(|text| serde_json::from_str(text.trim_end()));
+    let files = files.collect::<Result<Vec<_>, _>>().map_err(bad)?;
+    Ok(Some(save.commit(state, files)?.path().to_path_buf()))
 }
 
-fn whole(flat: Tensor<1>, shape: &[usize]) -> Shard {
-    Shard::whole(reshape(flat.into_data(), shape.to_vec()))
+/// Brings a text of each rank to rank 0, padded with spaces to one length on the way.
+fn gather_text(group: &ProcessGroup, text: &str) -> Result<Option<Vec<String>>, CommError> {
+    let mut longest = [text.len() as f64];
+    group.all_reduce_scalars(&mut longest, ReduceOp::Max)?;
+    let len = longest[0] as usize;
+    let padded = text.bytes().chain(std::iter::repeat(b' ')).take(len).map(i32::from);
+    let message = TensorData::new(padded.collect::<Vec<_>>(), [1, len]);
+    let Some(all) = group.gather(message, 0)? else { return Ok(None) };
+    let bytes: Vec<u8> = all.iter::<i32>().map(|byte| byte as u8).collect();
+    Ok(Some(
+        bytes.chunks(len.max(1)).map(|text| String::from_utf8_lossy(text).into_owned()).collect(),
+    ))
+}
+
+fn shard(flat: Tensor<1>, held: &Held) -> Shard {
+    let block = &held.layout.block;
+    Shard {
+        global_shape: held.global_shape.clone(),
+        offset: block.offset.clone(),
+        data: reshape(flat.into_data(), block.shape.clone()),
+    }
 }
 
 /// Gives the same elements another shape, without a copy.
@@ -96,6 +136,7 @@ pub(crate) fn restore_optimizers<M: Module>(
     saved: &SavedState,
     model: &M,
     optimizers: &mut [Owned],
+    layouts: &Layouts,
     device: &Device,
 ) -> Result<(), TrainError> {
     let entries = nn::parameters(model);
@@ -111,7 +152,9 @@ pub(crate) fn restore_optimizers<M: Module>(
             if checkpoint.tensor(&key).is_err() {
                 return Ok::<_, TrainError>(None);
             }
-            let data = checkpoint.read(&key)?;
+            let held = layouts.get(path);
+            let data =
+                checkpoint.read_shard(&key, &held.global_shape, &block(&held.layout.block))?;
             let len = data.num_elements();
             Ok(Some(Tensor::<1>::from_data(reshape(data, vec![len]), device)))
         })?;
@@ -123,8 +166,13 @@ pub(crate) fn restore_optimizers<M: Module>(
 pub(crate) struct CheckpointWeights(pub(crate) Arc<Checkpoint>);
 
 impl WeightSource for CheckpointWeights {
-    fn read(&self, entry: &ParameterEntry) -> Result<Option<TensorData>> {
-        Ok(Some(self.0.read(&model_key(&entry.path))?))
+    fn read(
+        &self,
+        path: &str,
+        global_shape: &[usize],
+        wanted: &mesh::Block,
+    ) -> Result<Option<TensorData>> {
+        Ok(Some(self.0.read_shard(&model_key(path), global_shape, &block(wanted))?))
     }
 
     fn describe(&self) -> String {
@@ -132,26 +180,28 @@ impl WeightSource for CheckpointWeights {
     }
 }
 
-/// Gives every parameter its value from a source.
+fn block(block: &mesh::Block) -> Block {
+    Block::new(block.offset.clone(), block.shape.clone())
+}
+
+/// Gives every parameter its value, of which only this rank's block is read, from a source.
 pub(crate) fn load_weights<M: Module>(
     model: M,
     source: &dyn WeightSource,
+    layouts: &Layouts,
 ) -> Result<M, TrainError> {
     nn::assign_values(model, |entry| {
-        let data = source.read(entry).map_err(|error| TrainError::hook("weights", error))?;
+        let held = layouts.get(&entry.path);
+        let data = source.read(&entry.path, &held.global_shape, &held.layout.block);
+        let data = data.map_err(|error| TrainError::hook("weights", error))?;
         let Some(data) = data else {
-            return Err(TrainError::MissingWeight {
-                path: entry.path.clone(),
-                source_name: source.describe(),
-            });
+            let (path, source_name) = (entry.path.clone(), source.describe());
+            return Err(TrainError::MissingWeight { path, source_name });
         };
         let found = data.shape().as_slice().to_vec();
         if found != entry.shape {
-            return Err(TrainError::WeightShape {
-                key: entry.path.clone(),
-                found,
-                expected: entry.shape.clone(),
-            });
+            let (key, expected) = (entry.path.clone(), entry.shape.clone());
+            return Err(TrainError::WeightShape { key, found, expected });
         }
         Ok(Some(data))
     })

@@ -11,10 +11,13 @@ use serde::de::DeserializeOwned;
 
 use super::{Batch, Replicate, Result, RunPlan, StepContext};
 use crate::checkpoint::hf::HfDirectory;
-use crate::mesh::DeviceMesh;
-use crate::nn::{ParameterEntry, Scope};
+use crate::fsdp::{ActivationCheckpointing, FullyShard};
+use crate::mesh::{Block, DeviceMesh};
+use crate::nn::Scope;
+use crate::tensor_parallel::TensorParallel;
 
-/// What [`ModelSetup::configure_model`] builds with: the root [`Scope`], and where this rank stands.
+/// What [`ModelSetup::configure_model`] builds with: the root [`Scope`], and where this rank
+/// stands.
 #[derive(Debug, Clone)]
 pub struct SetupContext {
     /// Root of the model: device, seed and paths.
@@ -49,8 +52,10 @@ pub const MAIN: &str = "main";
 
 /// Weights by parameter path, from a checkpoint or another framework's files.
 pub trait WeightSource: Send {
-    /// Returns row-major data of the entry's shape, or nothing when the source does not have it.
-    fn read(&self, entry: &ParameterEntry) -> Result<Option<TensorData>>;
+    /// Returns row-major data of a block of the parameter at `path`, or nothing when the source does not
+    /// have it. Only the block is read.
+    fn read(&self, path: &str, global_shape: &[usize], block: &Block)
+    -> Result<Option<TensorData>>;
 
     /// Describes the source in one line.
     fn describe(&self) -> String;
@@ -63,7 +68,8 @@ pub trait ModelSetup: Send + Sync + 'static {
     /// The model, or a struct of several models.
     type Model: Module + 'static;
 
-    /// Builds the model. Parameters hold no values yet: they are made later, and only what this rank keeps.
+    /// Builds the model. Parameters hold no values yet: they are made later, and only what this
+    /// rank keeps.
     ///
     /// # Errors
     ///
@@ -92,7 +98,8 @@ pub trait ModelSetup: Send + Sync + 'static {
         None
     }
 
-    /// Returns a Hugging Face directory that the configuration names as the source of first weights.
+    /// Returns a Hugging Face directory that the configuration names as the source of first
+    /// weights.
     fn hugging_face_dir(&self, config: &Self::Config) -> Option<PathBuf> {
         let _ = config;
         None
@@ -124,7 +131,8 @@ pub trait ModelSetup: Send + Sync + 'static {
 
 /// Replicates the model over data-parallel ranks (DDP).
 pub trait ApplyReplicate: ModelSetup {
-    /// Chooses how gradients travel. The default sums them over all data-parallel ranks in buckets of 25 MiB.
+    /// Chooses how gradients travel. The default sums them over all data-parallel ranks in buckets
+    /// of 25 MiB.
     ///
     /// # Errors
     ///
@@ -139,12 +147,48 @@ pub trait ApplyReplicate: ModelSetup {
     }
 }
 
+/// Splits the model's matrices over the ranks of the `tp` axis.
+pub trait ApplyTensorParallel: ModelSetup {
+    /// Applies a plan, `tp.parallelize(model, &plan)`.
+    ///
+    /// # Errors
+    ///
+    /// A plan that does not fit the model.
+    fn apply_tensor_parallel(&self, model: Self::Model, tp: &TensorParallel)
+    -> Result<Self::Model>;
+}
+
+/// Shards the model's units over the ranks of `dp_shard` x `cp` (FSDP; with `dp_replicate` HSDP).
+pub trait ApplyFullyShard: ModelSetup {
+    /// Shards the units in the order in which they run, then the root.
+    ///
+    /// # Errors
+    ///
+    /// A parameter in two units.
+    fn apply_fully_shard(&self, model: Self::Model, fsdp: &FullyShard) -> Result<Self::Model>;
+}
+
+/// Chooses which units compute their activations again in the backward pass.
+pub trait ApplyActivationCheckpointing: ModelSetup {
+    /// Applies the choice to the model's units.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes it impossible.
+    fn apply_activation_checkpointing(
+        &self,
+        model: Self::Model,
+        policy: ActivationCheckpointing,
+    ) -> Result<Self::Model>;
+}
+
 /// The sum of the losses of a batch's targets, as a tensor of one element.
 #[derive(Debug, Clone)]
 pub struct Loss(Tensor<1>);
 
 impl Loss {
-    /// Takes the sum over the targets that count. The trainer divides by their number over all ranks and microbatches.
+    /// Takes the sum over the targets that count. The trainer divides by their number over all
+    /// ranks and microbatches.
     pub fn sum(sum: Tensor<1>) -> Self {
         Self(sum)
     }
@@ -161,8 +205,9 @@ impl Loss {
 
 /// Says what a step does.
 ///
-/// Most recipes implement [`TrainingStep::forward`] and [`TrainingStep::loss`] and keep the rest: the two are apart so that a pipeline schedule can
-/// drive them microbatch by microbatch. An algorithm with several models or optimizers overrides [`TrainingStep::training_step`].
+/// Most recipes implement [`TrainingStep::forward`] and [`TrainingStep::loss`] and keep the rest:
+/// the two are apart so that a pipeline schedule can drive them microbatch by microbatch. An
+/// algorithm with several models or optimizers overrides [`TrainingStep::training_step`].
 pub trait TrainingStep: ModelSetup {
     /// What the data gives for one forward pass.
     type Batch: Batch;
@@ -187,7 +232,8 @@ pub trait TrainingStep: ModelSetup {
     ///
     /// # Communication
     ///
-    /// [`StepContext::step`] reduces gradients over the data-parallel ranks once, after the last microbatch.
+    /// [`StepContext::step`] reduces gradients over the data-parallel ranks once, after the last
+    /// microbatch.
     ///
     /// # Errors
     ///

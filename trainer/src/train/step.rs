@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
+use super::layouts::Layouts;
 use super::{Loss, NonFinitePolicy, Replicate, Result, TrainError, TrainingStep};
 use crate::callbacks::{CallbackSet, RunView};
 use crate::comm::{CommError, MeshComm, ReduceOp};
+use crate::fsdp::FullyShard;
 use crate::kernels;
 use crate::mesh::AxisSet;
 use crate::nn;
@@ -37,6 +39,8 @@ pub struct StepContext<'a> {
     pub(crate) on_nonfinite: NonFinitePolicy,
     pub(crate) comm: &'a MeshComm,
     pub(crate) replicate: &'a Replicate,
+    pub(crate) layouts: &'a Layouts,
+    pub(crate) fully_shard: Option<&'a FullyShard>,
     pub(crate) optimizers: &'a mut [Owned],
     pub(crate) callbacks: &'a mut CallbackSet,
     pub(crate) run: &'a RunView,
@@ -76,7 +80,10 @@ impl StepContext<'_> {
         model: &S::Model,
         batches: &[S::Batch],
     ) -> Result<()> {
-        for batch in batches {
+        for (index, batch) in batches.iter().enumerate() {
+            if let Some(fully_shard) = self.fully_shard {
+                fully_shard.set_last_microbatch(index + 1 == batches.len());
+            }
             let output = setup.forward(model, batch)?;
             let loss = setup.loss(model, output, batch)?;
             self.backward(model, loss)?;
@@ -93,7 +100,8 @@ impl StepContext<'_> {
         self.backward_where(model, loss, |_| true)
     }
 
-    /// Adds the gradients of a loss for the parameters of one optimizer; those of others are dropped.
+    /// Adds the gradients of a loss for the parameters of one optimizer; those of others are
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -137,7 +145,8 @@ impl StepContext<'_> {
         Ok(())
     }
 
-    /// Reduces the gradients of one optimizer over the data-parallel ranks, clips them by their global norm and updates its parameters.
+    /// Reduces the gradients of one optimizer over the data-parallel ranks, clips them by their
+    /// global norm and updates its parameters.
     ///
     /// # Communication
     ///
@@ -145,16 +154,20 @@ impl StepContext<'_> {
     ///
     /// # Errors
     ///
-    /// There is no such optimizer, ranks cannot communicate, or a gradient is not finite and the policy is to stop.
+    /// There is no such optimizer, ranks cannot communicate, or a gradient is not finite and the
+    /// policy is to stop.
     pub fn step<M: Module>(&mut self, model: M, optimizer: &str) -> Result<M, TrainError> {
         let index = self.find(optimizer)?;
         let prefix = &self.optimizers[index].prefix;
         let mut gradients: BTreeMap<_, _> =
             self.gradients.extract_if(.., |path, _| is_below(path, prefix)).collect();
-        self.replicate.reduce(&mut gradients, self.device)?;
+        self.replicate.reduce(&mut gradients, self.layouts, self.device)?;
         self.callbacks.pre_optimizer_step(self.run, optimizer)?;
 
-        let squared: f64 = gradients.values().map(kernels::sum_of_squares).sum();
+        let squares = gradients
+            .iter()
+            .map(|(path, gradient)| (path.as_str(), kernels::sum_of_squares(gradient)));
+        let squared = self.layouts.global_square(squares, self.comm)?;
         self.outcome.squared_norm += squared;
         let norm = squared.sqrt();
         if !norm.is_finite() {

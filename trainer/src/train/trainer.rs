@@ -5,22 +5,49 @@ use std::sync::Mutex;
 
 use super::batch::SharedData;
 use super::rank::Rank;
-use super::{ApplyReplicate, Interrupt, Replicate, Result, RunPlan, TrainError, TrainingStep};
+use super::{
+    ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Interrupt,
+    Replicate, Result, RunPlan, TrainError, TrainingStep,
+};
 use crate::callbacks::CallbackSet;
 use crate::comm::{RankFailure, launch_threads};
+use crate::fsdp::{ActivationCheckpointing, FullyShard};
 use crate::mesh::{Axis, AxisSet, DeviceMesh};
+use crate::tensor_parallel::TensorParallel;
 
-type ApplyHook<S, With> =
-    fn(&S, <S as super::ModelSetup>::Model, &mut With) -> Result<<S as super::ModelSetup>::Model>;
+/// A hook that turns a model into one that fits the mesh, with what it needs for that.
+pub(crate) type Apply<S, With> =
+    fn(&S, <S as super::ModelSetup>::Model, With) -> Result<<S as super::ModelSetup>::Model>;
 
 /// Composes the setup traits of a recipe and runs it on any mesh its traits allow.
 ///
-/// Each `with_*` method takes part only if the recipe implements the trait, which the compiler checks; a mesh that needs a trait which is not there
-/// is refused when the run is planned.
+/// Each `with_*` method takes part only if the recipe implements the trait, which the compiler
+/// checks; a mesh that needs a trait which is not there is refused when the run is planned.
 pub struct Trainer<S: TrainingStep> {
     pub(crate) setup: S,
-    pub(crate) replicate: Option<ApplyHook<S, Replicate>>,
+    pub(crate) replicate: Option<ReplicateHook<S>>,
+    pub(crate) tensor_parallel: Option<TensorParallelHook<S>>,
+    pub(crate) fully_shard: Option<FullyShardHook<S>>,
+    pub(crate) activation_checkpointing: Option<Apply<S, ActivationCheckpointing>>,
 }
+
+type ReplicateHook<S> = for<'a> fn(
+    &S,
+    <S as super::ModelSetup>::Model,
+    &'a mut Replicate,
+) -> Result<<S as super::ModelSetup>::Model>;
+
+type TensorParallelHook<S> = for<'a> fn(
+    &S,
+    <S as super::ModelSetup>::Model,
+    &'a TensorParallel,
+) -> Result<<S as super::ModelSetup>::Model>;
+
+type FullyShardHook<S> = for<'a> fn(
+    &S,
+    <S as super::ModelSetup>::Model,
+    &'a FullyShard,
+) -> Result<<S as super::ModelSetup>::Model>;
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +67,13 @@ pub struct RunOutcome {
 impl<S: TrainingStep> Trainer<S> {
     /// Starts from a setup that runs on one device.
     pub fn new(setup: S) -> Self {
-        Self { setup, replicate: None }
+        Self {
+            setup,
+            replicate: None,
+            tensor_parallel: None,
+            fully_shard: None,
+            activation_checkpointing: None,
+        }
     }
 
     /// Adds replication over data-parallel ranks.
@@ -53,9 +86,54 @@ impl<S: TrainingStep> Trainer<S> {
         self
     }
 
+    /// Adds matrices split over the ranks of `tp`.
+    #[must_use]
+    pub fn with_tensor_parallel(mut self) -> Self
+    where
+        S: ApplyTensorParallel,
+    {
+        self.tensor_parallel = Some(S::apply_tensor_parallel);
+        self
+    }
+
+    /// Adds units sharded over the ranks of `dp_shard` x `cp`.
+    #[must_use]
+    pub fn with_fully_shard(mut self) -> Self
+    where
+        S: ApplyFullyShard,
+    {
+        self.fully_shard = Some(S::apply_fully_shard);
+        self
+    }
+
+    /// Adds activations that are computed again in the backward pass.
+    #[must_use]
+    pub fn with_activation_checkpointing(mut self) -> Self
+    where
+        S: ApplyActivationCheckpointing,
+    {
+        self.activation_checkpointing = Some(S::apply_activation_checkpointing);
+        self
+    }
+
     /// Tells whether the recipe replicates over data-parallel ranks.
     pub fn replicates(&self) -> bool {
         self.replicate.is_some()
+    }
+
+    /// Tells whether the recipe splits matrices.
+    pub fn splits_matrices(&self) -> bool {
+        self.tensor_parallel.is_some()
+    }
+
+    /// Tells whether the recipe shards units.
+    pub fn shards_units(&self) -> bool {
+        self.fully_shard.is_some()
+    }
+
+    /// Tells whether the recipe computes activations again.
+    pub fn recomputes(&self) -> bool {
+        self.activation_checkpointing.is_some()
     }
 
     /// Returns the setup.
@@ -73,8 +151,8 @@ impl<S: TrainingStep> Trainer<S> {
             |capability| TrainError::MissingCapability { mesh: describe(&plan.mesh), capability };
         let needs = [
             (Axis::DpReplicate.into(), "ApplyReplicate", self.replicate.is_some()),
-            (AxisSet::from(Axis::DpShard), "ApplyFullyShard", false),
-            (Axis::Tp.into(), "ApplyTensorParallel", false),
+            (AxisSet::from(Axis::DpShard), "ApplyFullyShard", self.shards_units()),
+            (Axis::Tp.into(), "ApplyTensorParallel", self.splits_matrices()),
             (Axis::Cp.into(), "ApplyContextParallel", false),
             (Axis::Pp.into(), "ApplyPipelineParallel", false),
         ];

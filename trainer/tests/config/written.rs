@@ -9,7 +9,8 @@ use dream_trainer::config::{
 /// The least a configuration must say.
 pub(crate) const LEAST: &str = "[model]\nname = \"mlp\"\n[training_parameters]\nsteps = 2\n";
 
-/// Loads files with the given texts, named `first.toml`, `second.toml` and so on, with variables and `--set` arguments.
+/// Loads files with the given texts, named `first.toml`, `second.toml` and so on, with variables
+/// and `--set` arguments.
 pub(crate) fn load_texts(
     texts: &[&str],
     variables: &[(&str, &str)],
