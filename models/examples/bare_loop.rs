@@ -1,6 +1,7 @@
 //! A bare Burn loop over the debug Llama: forward, backward and AdamW with nothing around them.
 //!
-//! `cargo xtask bench` holds the trainer against it. Prints one line of JSON: median seconds per step and tokens per second.
+//! `cargo xtask bench` holds the trainer against it. Prints one line of JSON: median seconds per
+//! step and tokens per second.
 
 use std::time::Instant;
 
@@ -11,7 +12,7 @@ use dream_trainer::metrics::Spread;
 use dream_trainer::nn::{self, Scope};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: dream_trainer::Allocator = dream_trainer::Allocator;
 
 const BATCH: usize = 8;
 const SEQUENCE: usize = 256;
@@ -19,6 +20,7 @@ const WARMUP: usize = 3;
 
 #[expect(clippy::print_stdout, reason = "the result of a benchmark")]
 fn main() {
+    dream_trainer::keep_freed_memory();
     let steps: usize = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(20);
     let config = Llama3Config {
         flavor: Some(Flavor::Debug),
@@ -77,7 +79,7 @@ fn main() {
 }
 
 fn batch(step: usize, vocab: usize, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {
-    let ids: Vec<i32> = (0..BATCH * SEQUENCE + 1)
+    let ids: Vec<i32> = (0..=BATCH * SEQUENCE)
         .map(|i| ((i + step * 7919) * 2_654_435_761 % vocab) as i32)
         .collect();
     let tensor = |values: &[i32]| {

@@ -1,6 +1,7 @@
 //! The output projection, whether it has a weight of its own or shares the embedding's.
 
 use burn::tensor::{Int, Tensor};
+use dream_trainer::fsdp::Unit;
 use dream_trainer::nn::{Embedding, Linear};
 
 /// Holds the layer that turns hidden states into logits.
@@ -9,9 +10,9 @@ use dream_trainer::nn::{Embedding, Linear};
 #[derive(Debug, Clone)]
 pub enum HeadWeight {
     /// A projection of its own, `[h, v]`.
-    Projection(Linear),
+    Projection(Unit<Linear>),
     /// The token embedding, `[v, h]`; its gradient from here adds to that of the lookup.
-    Embedding(Embedding),
+    Embedding(Unit<Embedding>),
 }
 
 impl HeadWeight {
@@ -22,12 +23,13 @@ impl HeadWeight {
     /// `hidden` is `[b, s, h]`; the result is `[b, s, v]`.
     pub fn logits(self, hidden: Tensor<3>) -> Tensor<3> {
         match self {
-            Self::Projection(projection) => projection.logits(hidden),
-            Self::Embedding(table) => table.logits(hidden),
+            Self::Projection(unit) => unit.forward(hidden, Linear::logits),
+            Self::Embedding(unit) => unit.forward(hidden, Embedding::logits),
         }
     }
 
-    /// Sums the cross-entropy of all labels that are not [`IGNORE_INDEX`](dream_trainer::kernels::IGNORE_INDEX), without holding all logits.
+    /// Sums the cross-entropy of all labels that are not
+    /// [`IGNORE_INDEX`](dream_trainer::kernels::IGNORE_INDEX), without holding all logits.
     ///
     /// # Shapes
     ///
@@ -36,8 +38,11 @@ impl HeadWeight {
         let [b, s] = labels.dims();
         let labels = labels.reshape([b * s]);
         match self {
-            Self::Projection(projection) => projection.cross_entropy(hidden, labels),
-            Self::Embedding(table) => table.cross_entropy(hidden, labels),
+            Self::Projection(unit) => unit
+                .forward(hidden, move |projection, x| projection.cross_entropy(x, labels.clone())),
+            Self::Embedding(unit) => {
+                unit.forward(hidden, move |table, x| table.cross_entropy(x, labels.clone()))
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::TensorData;
 use dream_trainer::checkpoint::Block;
 use dream_trainer::checkpoint::hf::HfDirectory;
-use dream_trainer::nn::ParameterEntry;
+use dream_trainer::mesh;
 use dream_trainer::train::{Result, WeightSource};
 
 use crate::{HfWeights, check_hf_tensors};
@@ -19,7 +19,8 @@ impl HfSource {
     ///
     /// # Errors
     ///
-    /// A tensor of the table is not in the folder or has another shape, or the folder has a tensor that nothing reads and `is_redundant` does not know.
+    /// A tensor of the table is not in the folder or has another shape, or the folder has a tensor
+    /// that nothing reads and `is_redundant` does not know.
     pub fn new(
         directory: HfDirectory,
         weights: HfWeights,
@@ -31,10 +32,10 @@ impl HfSource {
 }
 
 impl WeightSource for HfSource {
-    fn read(&self, entry: &ParameterEntry) -> Result<Option<TensorData>> {
-        let Some(weight) = self.weights.get(&entry.path) else { return Ok(None) };
-        let data = weight.read_block(&self.directory, &Block::whole(&entry.shape))?;
-        Ok(Some(data))
+    fn read(&self, path: &str, _: &[usize], block: &mesh::Block) -> Result<Option<TensorData>> {
+        let Some(weight) = self.weights.get(path) else { return Ok(None) };
+        let block = Block::new(block.offset.clone(), block.shape.clone());
+        Ok(Some(weight.read_block(&self.directory, &block)?))
     }
 
     fn describe(&self) -> String {

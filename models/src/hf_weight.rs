@@ -15,7 +15,8 @@ pub struct HfWeight {
     pub name: String,
     /// Shape of the stored tensor.
     pub shape: Vec<usize>,
-    /// Whether our parameter is the transpose: torch's linear layers keep `[out, in]`, ours `[in, out]`.
+    /// Whether our parameter is the transpose: torch's linear layers keep `[out, in]`, ours `[in,
+    /// out]`.
     pub transpose: bool,
 }
 

@@ -1,8 +1,8 @@
 //! Models of dream-train: Llama 3, a GPT-2-style transformer and an MLP.
 //!
-//! A model is written for one device: its `model.rs` names no rank, mesh or collective. Each has a strict configuration
-//! (`config.rs`), a module (`model.rs`) and, where Hugging Face publishes weights for it, the table between its names and ours
-//! (`state_dict.rs`).
+//! A model is written for one device: its `model.rs` names no rank, mesh or collective. Each has a
+//! strict configuration (`config.rs`), a module (`model.rs`) and, where Hugging Face publishes
+//! weights for it, the table between its names and ours (`state_dict.rs`).
 //!
 //! | module | model |
 //! | --- | --- |

@@ -1,4 +1,5 @@
-//! The GPT-2-style transformer: parameter counts, refusals, and its logits against a plain computation in `f64`.
+//! The GPT-2-style transformer: parameter counts, refusals, and its logits against a plain
+//! computation in `f64`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -64,7 +65,8 @@ fn first_loss_is_that_of_guessing() {
     let hidden = model.forward(tokens(&ids[..95], &device));
     let head = model.head_weight().unwrap();
     let loss = head.cross_entropy(hidden, tokens(&ids[1..], &device)).into_scalar::<f32>() / 95.0;
-    // ln V and half the variance 1/3 of the logits, give or take three deviations of the mean: 0.577 / sqrt(95).
+    // ln V and half the variance 1/3 of the logits, give or take three deviations of the mean:
+    // 0.577 / sqrt(95).
     let expected = 50_257.0_f32.ln() + 1.0 / 6.0;
     assert!((loss - expected).abs() < 0.18, "{loss}, expected about {expected}");
 }

@@ -1,4 +1,5 @@
-//! Hugging Face checkpoints: loaded weights give the reference logits, and what cannot be computed exactly is refused.
+//! Hugging Face checkpoints: loaded weights give the reference logits, and what cannot be computed
+//! exactly is refused.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -30,8 +31,8 @@ fn shape_of(name: &str) -> Llama3Shape {
     config.resolve().unwrap()
 }
 
-/// Loads the weights of a fixture into a model of the given shape; returns how far its logits are from the reference, relative to the
-/// largest.
+/// Loads the weights of a fixture into a model of the given shape; returns how far its logits are
+/// from the reference, relative to the largest.
 fn largest_deviation(name: &str, shape: &Llama3Shape) -> f64 {
     let dir = fixture(name);
     let (weights, directory) = (hf_weights(shape), HfDirectory::open(&dir).unwrap());

@@ -147,7 +147,8 @@ fn first_loss_is_that_of_guessing() {
         let labels = ids(4, 32, &device).flip([1]);
         let head = model.head_weight().unwrap();
         let loss = head.cross_entropy(hidden, labels).into_scalar::<f32>() / 128.0;
-        // Logits of deviation 1 around guessing: ln V + 1/2. A tied head also sees the token itself, whose logit is sqrt(dim).
+        // Logits of deviation 1 around guessing: ln V + 1/2. A tied head also sees the token
+        // itself, whose logit is sqrt(dim).
         let others = 512.0_f32 * 0.5_f32.exp();
         let (own, tolerance) = if tied_embeddings {
             // The blocks' output thins the token itself.
@@ -172,7 +173,7 @@ fn initial_values_do_not_depend_on_the_order_of_construction() {
     let _other = shape.init(&scope.child("other"));
     let second = shape.init(&scope);
     // Values are made at first use: the second model's head first.
-    let head = second.output.as_ref().unwrap().weight.val().into_data();
+    let head = second.output.as_ref().unwrap().module().weight.val().into_data();
     assert_eq!(head.try_to_vec::<f32>().unwrap(), values(&first)["output.weight"]);
     assert_eq!(values(&first), values(&second));
     assert_ne!(values(&first), values(&build(&small(), &device, 7).1));

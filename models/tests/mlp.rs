@@ -75,6 +75,6 @@ fn dead_units_get_no_gradient_at_all() {
     // The first unit is negative for both rows.
     let x = Tensor::<2>::from_data([[1.0_f32, 2.0], [0.0, 1.0]], &device);
     let gradients = model.forward(x).sum().backward();
-    let gradient = model.layers[0].weight.val().grad(&gradients).unwrap().into_data();
+    let gradient = model.layers[0].module().weight.val().grad(&gradients).unwrap().into_data();
     assert_eq!(gradient.as_slice::<f32>().unwrap(), [0.0, -1.0, 0.0, -3.0]);
 }

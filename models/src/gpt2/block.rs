@@ -1,6 +1,7 @@
 //! A block of the GPT-2-style module.
 //!
-//! Legend of shapes: `b` batch, `s` sequence, `h` hidden (`dim`), `n` heads, `d` head size, `f` feed-forward width.
+//! Legend of shapes: `b` batch, `s` sequence, `h` hidden (`dim`), `n` heads, `d` head size, `f`
+//! feed-forward width.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -80,7 +81,8 @@ impl Attention {
         self.wo.forward(y.reshape([b, s, n * d]))
     }
 
-    /// Splits `[b, s, n d]` into heads. Their number is read off the tensor, which may hold a part of them.
+    /// Splits `[b, s, n d]` into heads. Their number is read off the tensor, which may hold a part
+    /// of them.
     fn heads(&self, x: Tensor<3>) -> Tensor<4> {
         let [b, s, width] = x.dims();
         x.reshape([b, s, width / self.head_dim, self.head_dim])

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::Gpt2;
 use crate::error::{ModelError, divided, positive, positive_number};
 
-/// Shape of a GPT-2-style transformer. The defaults are a small model without biases over GPT-2's vocabulary.
+/// Shape of a GPT-2-style transformer. The defaults are a small model without biases over GPT-2's
+/// vocabulary.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Gpt2Config {
@@ -115,10 +116,11 @@ impl Gpt2Shape {
         (self.vocab_size + self.max_seq_len) * self.dim + self.num_layers * layer + norm
     }
 
-    /// Returns the floating-point operations of one token's forward and backward, in sequences of `sequence_length` tokens.
+    /// Returns the floating-point operations of one token's forward and backward, in sequences of
+    /// `sequence_length` tokens.
     ///
-    /// Counted as [`Llama3Shape::flops_per_token`](crate::llama3::Llama3Shape::flops_per_token) does: positions are looked up, the
-    /// tied token embedding is multiplied as the head.
+    /// Counted as [`Llama3Shape::flops_per_token`](crate::llama3::Llama3Shape::flops_per_token)
+    /// does: positions are looked up, the tied token embedding is multiplied as the head.
     pub fn flops_per_token(&self, sequence_length: usize) -> f64 {
         let products = 6.0 * (self.num_params() - self.max_seq_len * self.dim) as f64;
         let heads = (self.num_layers * self.num_heads) as f64;

@@ -1,11 +1,12 @@
 //! GPT-2-style transformer.
 //!
-//! Decoder-only transformer with learned positions, layer norm before each sub-layer, an exact GELU and a head that shares the token
-//! embedding. Paths follow those of [`llama3`](crate::llama3), so that one plan's patterns fit both:
-//! `tok_embeddings`, `pos_embeddings`, `layers.N.{attention_norm,attention.{wq,wk,wv,wo},ffn_norm,feed_forward.{w1,w2}}`, `norm`.
+//! Decoder-only transformer with learned positions, layer norm before each sub-layer, an exact GELU
+//! and a head that shares the token embedding. Paths follow those of [`llama3`](crate::llama3), so
+//! that one plan's patterns fit both: `tok_embeddings`, `pos_embeddings`,
+//! `layers.N.{attention_norm,attention.{wq,wk,wv,wo},ffn_norm,feed_forward.{w1,w2}}`, `norm`.
 //!
-//! It reads no Hugging Face folder: published GPT-2 weights belong to the tanh approximation of GELU and to dropout, and this model
-//! computes neither.
+//! It reads no Hugging Face folder: published GPT-2 weights belong to the tanh approximation of
+//! GELU and to dropout, and this model computes neither.
 
 mod block;
 mod config;

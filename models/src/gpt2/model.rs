@@ -4,21 +4,23 @@
 
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
+use dream_trainer::fsdp::Unit;
 use dream_trainer::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, Scope};
 
 use super::block::norm;
 use super::{Gpt2Shape, TransformerBlock};
 use crate::HeadWeight;
 
-/// Decoder-only transformer with learned positions. A pipeline stage holds some layers and may lack the ends.
+/// Decoder-only transformer with learned positions. A pipeline stage holds some layers and may lack
+/// the ends.
 #[derive(Module, Debug)]
 pub struct Gpt2 {
     /// Token embedding and output projection, `[v, h]`.
-    pub tok_embeddings: Option<Embedding>,
+    pub tok_embeddings: Option<Unit<Embedding>>,
     /// Vector of each position, `[max_seq_len, h]`.
-    pub pos_embeddings: Option<Embedding>,
+    pub pos_embeddings: Option<Unit<Embedding>>,
     /// Transformer blocks.
-    pub layers: Vec<TransformerBlock>,
+    pub layers: Vec<Unit<TransformerBlock>>,
     /// Norm before the head.
     pub norm: Option<LayerNorm>,
     #[module(skip)]
@@ -27,16 +29,17 @@ pub struct Gpt2 {
 
 impl Gpt2 {
     pub(crate) fn new(shape: &Gpt2Shape, scope: &Scope) -> Self {
-        // The table is the head too, and starts as PyTorch starts a linear layer: the logits' deviation is 1 / sqrt(3).
+        // The table is the head too, and starts as PyTorch starts a linear layer: the logits'
+        // deviation is 1 / sqrt(3).
         let head = Initializer::Uniform { bound: (shape.dim as f64).powf(-0.5) };
         let tokens = EmbeddingConfig::new(shape.vocab_size, shape.dim).with_initializer(head);
         let positions = EmbeddingConfig::new(shape.max_seq_len, shape.dim);
         let layers = scope.child("layers");
         Self {
-            tok_embeddings: Some(tokens.init(&scope.child("tok_embeddings"))),
-            pos_embeddings: Some(positions.init(&scope.child("pos_embeddings"))),
+            tok_embeddings: Some(tokens.init(&scope.child("tok_embeddings")).into()),
+            pos_embeddings: Some(positions.init(&scope.child("pos_embeddings")).into()),
             layers: (0..shape.num_layers)
-                .map(|layer| TransformerBlock::new(shape, &layers.child(layer)))
+                .map(|layer| TransformerBlock::new(shape, &layers.child(layer)).into())
                 .collect(),
             norm: Some(norm(shape, &scope.child("norm"))),
             shape: shape.clone(),
@@ -58,8 +61,9 @@ impl Gpt2 {
     ///
     /// If this is a stage without embeddings or norm, or sequences are longer than the positions.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        let x = self.layers.iter().fold(self.embed(tokens), |x, layer| layer.forward(x));
-        self.finish(x)
+        let blocks = self.layers.iter();
+        let run = |x, unit: &Unit<TransformerBlock>| unit.forward(x, TransformerBlock::forward);
+        self.finish(blocks.fold(self.embed(tokens), run))
     }
 
     /// Adds the vectors of tokens and positions.
@@ -76,7 +80,10 @@ impl Gpt2 {
         let table = self.tok_embeddings.as_ref().expect("the first stage has an embedding");
         let positions = self.pos_embeddings.as_ref().expect("the first stage has positions");
         let places = Tensor::arange(0..s as i64, &tokens.device()).unsqueeze();
-        table.forward(tokens) + positions.forward(places)
+        let look_up = |unit: &Unit<Embedding>, ids: Tensor<2, Int>| -> Tensor<3> {
+            unit.forward((), move |table, ()| table.forward(ids.clone()))
+        };
+        look_up(table, tokens) + look_up(positions, places)
     }
 
     /// Applies the final norm to the last block's output, `[b, s, h]`.

@@ -1,13 +1,15 @@
 //! The GPT-2-style transformer as a recipe.
 
 use burn::tensor::Tensor;
+use dream_trainer::fsdp::{ActivationCheckpointing, FullyShard};
 use dream_trainer::recipe::Recipe;
+use dream_trainer::tensor_parallel::TensorParallel;
 use dream_trainer::train::{
-    ApplyReplicate, Loss, ModelSetup, Result, RunPlan, SetupContext, TokenBatch, Trainer,
-    TrainingStep,
+    ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Loss,
+    ModelSetup, Result, RunPlan, SetupContext, TokenBatch, Trainer, TrainingStep,
 };
 
-use super::{Gpt2, Gpt2Config};
+use super::{Gpt2, Gpt2Config, plan};
 
 /// Trains [`Gpt2`] on token sequences.
 #[derive(Debug, Clone, Copy, Default)]
@@ -15,7 +17,14 @@ pub struct Gpt2Recipe;
 
 /// Returns the recipe `gpt2` with every parallelism it knows.
 pub fn recipe() -> Recipe {
-    Recipe::new("gpt2", Trainer::new(Gpt2Recipe).with_replicate())
+    Recipe::new(
+        "gpt2",
+        Trainer::new(Gpt2Recipe)
+            .with_replicate()
+            .with_fully_shard()
+            .with_tensor_parallel()
+            .with_activation_checkpointing(),
+    )
 }
 
 impl ModelSetup for Gpt2Recipe {
@@ -40,6 +49,32 @@ impl ModelSetup for Gpt2Recipe {
 }
 
 impl ApplyReplicate for Gpt2Recipe {}
+
+impl ApplyTensorParallel for Gpt2Recipe {
+    fn apply_tensor_parallel(&self, model: Gpt2, tp: &TensorParallel) -> Result<Gpt2> {
+        let plan = plan(model.shape(), tp.options());
+        Ok(tp.parallelize(model, &plan)?)
+    }
+}
+
+impl ApplyFullyShard for Gpt2Recipe {
+    fn apply_fully_shard(&self, mut model: Gpt2, fsdp: &FullyShard) -> Result<Gpt2> {
+        model.tok_embeddings = model.tok_embeddings.map(|unit| fsdp.shard(unit)).transpose()?;
+        model.layers = fsdp.shard_each(model.layers)?;
+        Ok(fsdp.shard_root(model))
+    }
+}
+
+impl ApplyActivationCheckpointing for Gpt2Recipe {
+    fn apply_activation_checkpointing(
+        &self,
+        mut model: Gpt2,
+        policy: ActivationCheckpointing,
+    ) -> Result<Gpt2> {
+        model.layers = policy.apply(model.layers)?;
+        Ok(model)
+    }
+}
 
 impl TrainingStep for Gpt2Recipe {
     type Batch = TokenBatch;

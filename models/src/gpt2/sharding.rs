@@ -10,12 +10,13 @@ use super::Gpt2Shape;
 
 /// Returns the plan of a model of this shape.
 ///
-/// It is that of [`llama3`](crate::llama3::plan) with the positions looked up where their tokens lie. The tied table is split once and serves as
-/// embedding and as head.
+/// It is that of [`llama3`](crate::llama3::plan) with the positions looked up where their tokens
+/// lie. The tied table is split once and serves as embedding and as head.
 ///
 /// # Communication
 ///
-/// Per block, forward: two all-gathers and two reduce-scatters of `[b, s, h]`, or two all-reduces without sequence parallelism; backward the same.
+/// Per block, forward: two all-gathers and two reduce-scatters of `[b, s, h]`, or two all-reduces
+/// without sequence parallelism; backward the same.
 pub fn plan(shape: &Gpt2Shape, options: TensorParallelOptions) -> Plan {
     let between = if options.sequence_parallel { SEQUENCE } else { Placement::Replicate };
     let enter = PrepareModuleInput { input: between, desired: Placement::Replicate };

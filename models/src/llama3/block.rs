@@ -1,7 +1,7 @@
 //! A block of the Llama 3 module.
 //!
-//! Legend of shapes: `b` batch, `s` sequence, `h` hidden (`dim`), `n` query heads, `k` key-value heads, `d` head size, `f` feed-forward
-//! width.
+//! Legend of shapes: `b` batch, `s` sequence, `h` hidden (`dim`), `n` query heads, `k` key-value
+//! heads, `d` head size, `f` feed-forward width.
 
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -14,7 +14,8 @@ use super::Llama3Shape;
 
 /// Standard deviation of the linear layers.
 ///
-/// Torch's truncated normal cuts at an absolute 2 by default, 100 of these deviations away: a plain normal is the same.
+/// Torch's truncated normal cuts at an absolute 2 by default, 100 of these deviations away: a plain
+/// normal is the same.
 const LINEAR_STD: f64 = 0.02;
 
 /// Holds what every block needs beside the hidden states; made once per forward.
@@ -43,7 +44,8 @@ pub struct TransformerBlock {
 
 impl TransformerBlock {
     pub(crate) fn new(shape: &Llama3Shape, layer: usize, scope: &Scope) -> Self {
-        // Both sub-layers of a block add to the residual stream: its variance stays flat over depth.
+        // Both sub-layers of a block add to the residual stream: its variance stays flat over
+        // depth.
         let std = LINEAR_STD / (2.0 * (layer + 1) as f64).sqrt();
         Self {
             attention_norm: norm(shape, &scope.child("attention_norm")),
@@ -62,7 +64,8 @@ impl TransformerBlock {
     }
 }
 
-/// Causal self-attention with rotary positions, in which several query heads share one key-value head.
+/// Causal self-attention with rotary positions, in which several query heads share one key-value
+/// head.
 ///
 /// # References
 ///
@@ -108,7 +111,8 @@ impl Attention {
         self.wo.forward(y.reshape([b, s, n * d]))
     }
 
-    /// Splits `[b, s, n d]` into heads. Their number is read off the tensor, which may hold a part of them.
+    /// Splits `[b, s, n d]` into heads. Their number is read off the tensor, which may hold a part
+    /// of them.
     fn heads(&self, x: Tensor<3>) -> Tensor<4> {
         let [b, s, width] = x.dims();
         x.reshape([b, s, width / self.head_dim, self.head_dim])

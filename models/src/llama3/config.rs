@@ -32,7 +32,8 @@ pub enum Flavor {
     B405,
 }
 
-/// Stretching of the slow rotary frequencies, by which a model trained on short sequences reads long ones.
+/// Stretching of the slow rotary frequencies, by which a model trained on short sequences reads
+/// long ones.
 ///
 /// # References
 ///
@@ -40,11 +41,13 @@ pub enum Flavor {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RopeScaling {
-    /// Divides frequencies whose wavelength exceeds `original_max_position_embeddings / low_freq_factor`. At least 1.
+    /// Divides frequencies whose wavelength exceeds `original_max_position_embeddings /
+    /// low_freq_factor`. At least 1.
     pub factor: f64,
     /// Bounds the wavelengths that are stretched in full. Positive.
     pub low_freq_factor: f64,
-    /// Bounds the wavelengths that are left alone; between the two bounds the stretch is interpolated. Greater than `low_freq_factor`.
+    /// Bounds the wavelengths that are left alone; between the two bounds the stretch is
+    /// interpolated. Greater than `low_freq_factor`.
     pub high_freq_factor: f64,
     /// Longest sequence, in tokens, before stretching.
     pub original_max_position_embeddings: usize,
@@ -54,12 +57,14 @@ pub struct RopeScaling {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Llama3Config {
-    /// Published size to start from: `debug`, `1B`, `3B`, `8B`, `70B` or `405B`. Default `debug`. Excludes `hf_dir`.
+    /// Published size to start from: `debug`, `1B`, `3B`, `8B`, `70B` or `405B`. Default `debug`.
+    /// Excludes `hf_dir`.
     pub flavor: Option<Flavor>,
-    /// Hugging Face folder whose `config.json` gives the shape and whose weights a fresh run starts from. Only `rope_theta`,
-    /// `rope_scaling` and `max_seq_len` may be given beside it.
+    /// Hugging Face folder whose `config.json` gives the shape and whose weights a fresh run starts
+    /// from. Only `rope_theta`, `rope_scaling` and `max_seq_len` may be given beside it.
     pub hf_dir: Option<PathBuf>,
-    /// Size of the hidden states. A multiple of `num_heads`, unless `head_dim` is given. Default: the flavor's.
+    /// Size of the hidden states. A multiple of `num_heads`, unless `head_dim` is given. Default:
+    /// the flavor's.
     pub dim: Option<usize>,
     /// Number of transformer blocks, at least 1. Default: the flavor's.
     pub num_layers: Option<usize>,
@@ -75,8 +80,8 @@ pub struct Llama3Config {
     pub vocab_size: Option<usize>,
     /// Base of the rotary frequencies. Default 500000.
     pub rope_theta: Option<f64>,
-    /// Stretching of the rotary frequencies; factor 1 turns it off. Default: factor 8, low 1, high 4, original 8192, as Llama 3.1
-    /// has it.
+    /// Stretching of the rotary frequencies; factor 1 turns it off. Default: factor 8, low 1, high
+    /// 4, original 8192, as Llama 3.1 has it.
     pub rope_scaling: Option<RopeScaling>,
     /// Added to the mean square in every norm. Default 1e-5.
     pub norm_eps: Option<f64>,
@@ -93,8 +98,8 @@ impl Llama3Config {
     ///
     /// # Errors
     ///
-    /// Fails on sizes that do not divide, on keys that contradict `hf_dir`, and on a `config.json` that is not a Llama this
-    /// model computes exactly.
+    /// Fails on sizes that do not divide, on keys that contradict `hf_dir`, and on a `config.json`
+    /// that is not a Llama this model computes exactly.
     pub fn resolve(&self) -> Result<Llama3Shape, ModelError> {
         let mut shape = match &self.hf_dir {
             Some(dir) => {

@@ -20,7 +20,8 @@ impl Llama3Shape {
     ///
     /// # Errors
     ///
-    /// Fails on other architectures, on values this model does not compute exactly, and on fields not known to be harmless.
+    /// Fails on other architectures, on values this model does not compute exactly, and on fields
+    /// not known to be harmless.
     pub fn from_hf(config: &Value) -> Result<Self, ModelError> {
         let mut fields = FieldReader::new(config)?;
         refuse_variants(&mut fields)?;
@@ -71,8 +72,8 @@ fn refuse_variants(fields: &mut FieldReader<'_>) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// Reads base and stretching of the rotary frequencies, in the old layout (`rope_theta`, `rope_scaling`) or the newer one
-/// (`rope_parameters`).
+/// Reads base and stretching of the rotary frequencies, in the old layout (`rope_theta`,
+/// `rope_scaling`) or the newer one (`rope_parameters`).
 fn rope(fields: &mut FieldReader<'_>) -> Result<(f64, Option<RopeScaling>), ModelError> {
     let theta = fields.optional("rope_theta")?;
     let old = fields.nested("rope_scaling")?;

@@ -1,8 +1,10 @@
 //! Llama 3.
 //!
-//! Decoder-only transformer with grouped-query attention, rotary positions (rotate-half, with Llama 3.1's frequency scaling), RMS
-//! norm before each sub-layer and a gated feed-forward. Parameter paths are torchtitan's names: `tok_embeddings`,
-//! `layers.N.{attention_norm,attention.{wq,wk,wv,wo},ffn_norm,feed_forward.{w1,w2,w3}}`, `norm`, `output`.
+//! Decoder-only transformer with grouped-query attention, rotary positions (rotate-half, with Llama
+//! 3.1's frequency scaling), RMS norm before each sub-layer and a gated feed-forward. Parameter
+//! paths are torchtitan's names: `tok_embeddings`,
+//! `layers.N.{attention_norm,attention.{wq,wk,wv,wo},ffn_norm,feed_forward.{w1,w2,w3}}`, `norm`,
+//! `output`.
 
 mod block;
 mod config;

@@ -4,6 +4,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
+use dream_trainer::fsdp::Unit;
 use dream_trainer::kernels::{AttentionOptions, RopePositions};
 use dream_trainer::nn::{
     Embedding, EmbeddingConfig, Initializer, Linear, LinearConfig, RmsNorm, Scope,
@@ -18,7 +19,8 @@ use crate::HeadWeight;
 pub struct TokenLayout {
     /// Position of each token. Those given per token must lie below the shape's `max_seq_len`.
     pub positions: RopePositions,
-    /// Document of each token, `[b, s]`; attention stays within a document. One document per sequence by default.
+    /// Document of each token, `[b, s]`; attention stays within a document. One document per
+    /// sequence by default.
     pub documents: Option<Tensor<2, Int>>,
 }
 
@@ -32,13 +34,13 @@ impl Default for TokenLayout {
 #[derive(Module, Debug)]
 pub struct Llama3 {
     /// Token embedding, `[v, h]`.
-    pub tok_embeddings: Option<Embedding>,
+    pub tok_embeddings: Option<Unit<Embedding>>,
     /// Transformer blocks.
-    pub layers: Vec<TransformerBlock>,
+    pub layers: Vec<Unit<TransformerBlock>>,
     /// Norm before the head.
     pub norm: Option<RmsNorm>,
     /// Output projection, `[h, v]`; absent where it is the token embedding.
-    pub output: Option<Linear>,
+    pub output: Option<Unit<Linear>>,
     #[module(skip)]
     shape: Llama3Shape,
     #[module(skip)]
@@ -49,17 +51,18 @@ impl Llama3 {
     pub(crate) fn new(shape: &Llama3Shape, scope: &Scope) -> Self {
         let layers = scope.child("layers");
         let head = Initializer::TruncatedNormal { std: (shape.dim as f64).powf(-0.5), cut: 3.0 };
-        // A tied table starts as a head: standard normal vectors would make logits of deviation sqrt(dim).
+        // A tied table starts as a head: standard normal vectors would make logits of deviation
+        // sqrt(dim).
         let lookup = if shape.tied_embeddings { head } else { Initializer::Normal { std: 1.0 } };
         let table = EmbeddingConfig::new(shape.vocab_size, shape.dim).with_initializer(lookup);
         let head = LinearConfig::new(shape.dim, shape.vocab_size).with_initializer(head);
         Self {
-            tok_embeddings: Some(table.init(&scope.child("tok_embeddings"))),
+            tok_embeddings: Some(table.init(&scope.child("tok_embeddings")).into()),
             layers: (0..shape.num_layers)
-                .map(|layer| TransformerBlock::new(shape, layer, &layers.child(layer)))
+                .map(|layer| TransformerBlock::new(shape, layer, &layers.child(layer)).into())
                 .collect(),
             norm: Some(norm(shape, &scope.child("norm"))),
-            output: (!shape.tied_embeddings).then(|| head.init(&scope.child("output"))),
+            output: (!shape.tied_embeddings).then(|| head.init(&scope.child("output")).into()),
             shape: shape.clone(),
             rope: RopeCache::default(),
         }
@@ -83,8 +86,11 @@ impl Llama3 {
         let [_, s] = tokens.dims();
         let x = self.embed(tokens);
         let context = self.context(s, layout, &x.device());
-        let x = self.layers.iter().fold(x, |x, layer| layer.forward(x, &context));
-        self.finish(x)
+        let blocks = self.layers.iter();
+        self.finish(blocks.fold(x, |x, unit| {
+            let context = context.clone();
+            unit.forward(x, move |block, x| block.forward(x, &context))
+        }))
     }
 
     /// Looks up the tokens.
@@ -97,7 +103,8 @@ impl Llama3 {
     ///
     /// If this is a stage without embedding.
     pub fn embed(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        self.tok_embeddings.as_ref().expect("the first stage has an embedding").forward(tokens)
+        let unit = self.tok_embeddings.as_ref().expect("the first stage has an embedding");
+        unit.forward((), move |table, ()| table.forward(tokens.clone()))
     }
 
     /// Makes what the blocks need to process sequences of `sequence_length` tokens.

@@ -4,13 +4,17 @@ use std::path::PathBuf;
 
 use burn::tensor::Tensor;
 use dream_trainer::checkpoint::hf::HfDirectory;
+use dream_trainer::fsdp::{ActivationCheckpointing, FullyShard};
 use dream_trainer::recipe::Recipe;
+use dream_trainer::tensor_parallel::TensorParallel;
 use dream_trainer::train::{
-    ApplyReplicate, Loss, ModelSetup, Result, RunPlan, SetupContext, TokenBatch, Trainer,
-    TrainingStep, WeightSource,
+    ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Loss,
+    ModelSetup, Result, RunPlan, SetupContext, TokenBatch, Trainer, TrainingStep, WeightSource,
 };
 
-use super::{Llama3, Llama3Config, Llama3Shape, TokenLayout, hf_weights, is_redundant_hf_tensor};
+use super::{
+    Llama3, Llama3Config, Llama3Shape, TokenLayout, hf_weights, is_redundant_hf_tensor, plan,
+};
 use crate::HfSource;
 
 /// Trains [`Llama3`] on token sequences.
@@ -19,7 +23,14 @@ pub struct Llama3Recipe;
 
 /// Returns the recipe `llama3` with every parallelism it knows.
 pub fn recipe() -> Recipe {
-    Recipe::new("llama3", Trainer::new(Llama3Recipe).with_replicate())
+    Recipe::new(
+        "llama3",
+        Trainer::new(Llama3Recipe)
+            .with_replicate()
+            .with_fully_shard()
+            .with_tensor_parallel()
+            .with_activation_checkpointing(),
+    )
 }
 
 impl ModelSetup for Llama3Recipe {
@@ -70,6 +81,33 @@ impl ModelSetup for Llama3Recipe {
 }
 
 impl ApplyReplicate for Llama3Recipe {}
+
+impl ApplyTensorParallel for Llama3Recipe {
+    fn apply_tensor_parallel(&self, model: Llama3, tp: &TensorParallel) -> Result<Llama3> {
+        let plan = plan(model.shape(), tp.options());
+        Ok(tp.parallelize(model, &plan)?)
+    }
+}
+
+impl ApplyFullyShard for Llama3Recipe {
+    fn apply_fully_shard(&self, mut model: Llama3, fsdp: &FullyShard) -> Result<Llama3> {
+        model.tok_embeddings = model.tok_embeddings.map(|unit| fsdp.shard(unit)).transpose()?;
+        model.layers = fsdp.shard_each(model.layers)?;
+        model.output = model.output.map(|unit| fsdp.shard(unit)).transpose()?;
+        Ok(fsdp.shard_root(model))
+    }
+}
+
+impl ApplyActivationCheckpointing for Llama3Recipe {
+    fn apply_activation_checkpointing(
+        &self,
+        mut model: Llama3,
+        policy: ActivationCheckpointing,
+    ) -> Result<Llama3> {
+        model.layers = policy.apply(model.layers)?;
+        Ok(model)
+    }
+}
 
 impl TrainingStep for Llama3Recipe {
     type Batch = TokenBatch;

@@ -13,7 +13,8 @@ impl Llama3Shape {
     ///
     /// # References
     ///
-    /// `RoFormer`, arXiv:2104.09864, section 3.2.2; The Llama 3 Herd of Models, arXiv:2407.21783, section 3.4.2.
+    /// `RoFormer`, arXiv:2104.09864, section 3.2.2; The Llama 3 Herd of Models, arXiv:2407.21783,
+    /// section 3.4.2.
     pub fn rope_frequencies(&self) -> Vec<f64> {
         let scale = |frequency| match &self.rope_scaling {
             Some(scaling) => scaling.apply(frequency),
@@ -26,7 +27,8 @@ impl Llama3Shape {
 }
 
 impl RopeScaling {
-    /// Stretches one frequency: wavelengths beyond the original context in full, short ones not at all.
+    /// Stretches one frequency: wavelengths beyond the original context in full, short ones not at
+    /// all.
     fn apply(&self, frequency: f64) -> f64 {
         let turns = self.original_max_position_embeddings as f64 * frequency / TAU;
         let kept = (turns - self.low_freq_factor) / (self.high_freq_factor - self.low_freq_factor);
@@ -37,8 +39,8 @@ impl RopeScaling {
 
 /// Keeps the table of the longest sequence seen, so that a run makes it once.
 ///
-/// The table is a constant: no parameter, and outside the autodiff graph. A clone starts empty, so that models on different
-/// threads share no tensor.
+/// The table is a constant: no parameter, and outside the autodiff graph. A clone starts empty, so
+/// that models on different threads share no tensor.
 #[derive(Debug, Default)]
 pub struct RopeCache {
     table: Mutex<Option<(Device, RopeTable)>>,

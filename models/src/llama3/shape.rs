@@ -127,10 +127,12 @@ impl Llama3Shape {
         self.vocab_size * self.dim
     }
 
-    /// Returns the floating-point operations of one token's forward and backward, in sequences of `sequence_length` tokens.
+    /// Returns the floating-point operations of one token's forward and backward, in sequences of
+    /// `sequence_length` tokens.
     ///
-    /// It is `6 (N - N_embed) + 6 L H (2 d) s`: parameters that are only looked up cost nothing, a tied embedding is multiplied as the
-    /// head and counts; attention is counted in full, causal or not; recomputation is not counted.
+    /// It is `6 (N - N_embed) + 6 L H (2 d) s`: parameters that are only looked up cost nothing, a
+    /// tied embedding is multiplied as the head and counts; attention is counted in full, causal or
+    /// not; recomputation is not counted.
     ///
     /// # References
     ///

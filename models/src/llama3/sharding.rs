@@ -10,12 +10,14 @@ use super::Llama3Shape;
 
 /// Returns the plan of a model of this shape.
 ///
-/// Projections into heads and into the feed-forward width split their outputs, those back to the hidden size their inputs, embedding and head the
-/// vocabulary. With sequence parallelism everything between lies in parts of the sequence.
+/// Projections into heads and into the feed-forward width split their outputs, those back to the
+/// hidden size their inputs, embedding and head the vocabulary. With sequence parallelism
+/// everything between lies in parts of the sequence.
 ///
 /// # Communication
 ///
-/// Per block, forward: two all-gathers and two reduce-scatters of `[b, s, h]`, or two all-reduces without sequence parallelism; backward the same.
+/// Per block, forward: two all-gathers and two reduce-scatters of `[b, s, h]`, or two all-reduces
+/// without sequence parallelism; backward the same.
 ///
 /// # References
 ///

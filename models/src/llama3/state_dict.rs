@@ -1,6 +1,7 @@
 //! Names of Llama 3's parameters in Hugging Face checkpoints.
 //!
-//! Published weights turn the two halves of a head against each other, as our rotary positions do, so rows are never permuted.
+//! Published weights turn the two halves of a head against each other, as our rotary positions do,
+//! so rows are never permuted.
 
 use super::Llama3Shape;
 use crate::{HfWeight, HfWeights};
@@ -46,7 +47,8 @@ pub fn hf_weights(shape: &Llama3Shape) -> HfWeights {
 
 /// Tells whether a stored tensor that no parameter maps to may be skipped.
 ///
-/// Old checkpoints store the rotary frequencies, and some tied ones a copy of the embedding as head.
+/// Old checkpoints store the rotary frequencies, and some tied ones a copy of the embedding as
+/// head.
 pub fn is_redundant_hf_tensor(shape: &Llama3Shape, name: &str) -> bool {
     name.ends_with(".rotary_emb.inv_freq") || (shape.tied_embeddings && name == "lm_head.weight")
 }

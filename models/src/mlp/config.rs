@@ -22,7 +22,8 @@ pub enum Activation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MlpConfig {
-    /// Size of the input and of each layer's output, each at least 1; n + 1 sizes make n layers. Default `[128, 128, 128]`.
+    /// Size of the input and of each layer's output, each at least 1; n + 1 sizes make n layers.
+    /// Default `[128, 128, 128]`.
     pub widths: Vec<usize>,
     /// Function between two layers: `relu` or `gelu`. Default `relu`.
     pub activation: Activation,

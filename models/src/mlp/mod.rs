@@ -1,7 +1,7 @@
 //! Multi-layer perceptron.
 //!
-//! A chain of linear layers with an activation between them, at paths `layers.N.weight`. Two uses: two bias-free layers with `relu`, and
-//! a deep `gelu` network that also activates its output.
+//! A chain of linear layers with an activation between them, at paths `layers.N.weight`. Two uses:
+//! two bias-free layers with `relu`, and a deep `gelu` network that also activates its output.
 
 mod config;
 mod data;

@@ -4,6 +4,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Tensor, activation};
+use dream_trainer::fsdp::Unit;
 use dream_trainer::kernels;
 use dream_trainer::nn::{Linear, LinearConfig, Scope};
 
@@ -13,7 +14,7 @@ use super::{Activation, MlpConfig};
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// Linear layers.
-    pub layers: Vec<Linear>,
+    pub layers: Vec<Unit<Linear>>,
     #[module(skip)]
     activation: Activation,
     #[module(skip)]
@@ -24,7 +25,8 @@ impl Mlp {
     pub(crate) fn new(config: &MlpConfig, scope: &Scope) -> Self {
         let scope = scope.child("layers");
         let linear = |(layer, pair): (usize, &[usize])| {
-            LinearConfig::new(pair[0], pair[1]).with_bias(config.bias).init(&scope.child(layer))
+            let linear = LinearConfig::new(pair[0], pair[1]).with_bias(config.bias);
+            Unit::new(linear.init(&scope.child(layer)))
         };
         Self {
             layers: config.widths.windows(2).enumerate().map(linear).collect(),
@@ -48,7 +50,7 @@ impl Mlp {
     ///
     /// If there is no such layer.
     pub fn layer(&self, index: usize, x: Tensor<2>) -> Tensor<2> {
-        let x = self.layers[index].forward(x);
+        let x = self.layers[index].forward(x, Linear::forward);
         if index + 1 == self.layers.len() && !self.activate_output {
             return x;
         }

@@ -1,12 +1,16 @@
-//! The MLP as a recipe: it learns to make its output small, which is all one needs to see gradients flow.
+//! The MLP as a recipe: it learns to make its output small, which is all one needs to see gradients
+//! flow.
 
 use burn::tensor::Tensor;
+use dream_trainer::fsdp::{ActivationCheckpointing, FullyShard};
 use dream_trainer::recipe::Recipe;
+use dream_trainer::tensor_parallel::TensorParallel;
 use dream_trainer::train::{
-    ApplyReplicate, Loss, ModelSetup, Result, RunPlan, SetupContext, Trainer, TrainingStep,
+    ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Loss,
+    ModelSetup, Result, RunPlan, SetupContext, Trainer, TrainingStep,
 };
 
-use super::{Mlp, MlpConfig, RowBatch};
+use super::{Mlp, MlpConfig, RowBatch, plan};
 
 /// Trains [`Mlp`] on made-up rows; the loss is the mean square of the output.
 #[derive(Debug, Clone, Copy, Default)]
@@ -14,7 +18,14 @@ pub struct MlpRecipe;
 
 /// Returns the recipe `mlp` with every parallelism it knows.
 pub fn recipe() -> Recipe {
-    Recipe::new("mlp", Trainer::new(MlpRecipe).with_replicate())
+    Recipe::new(
+        "mlp",
+        Trainer::new(MlpRecipe)
+            .with_replicate()
+            .with_fully_shard()
+            .with_tensor_parallel()
+            .with_activation_checkpointing(),
+    )
 }
 
 impl ModelSetup for MlpRecipe {
@@ -41,6 +52,31 @@ impl ModelSetup for MlpRecipe {
 }
 
 impl ApplyReplicate for MlpRecipe {}
+
+impl ApplyTensorParallel for MlpRecipe {
+    fn apply_tensor_parallel(&self, model: Mlp, tp: &TensorParallel) -> Result<Mlp> {
+        let plan = plan(model.layers.len());
+        Ok(tp.parallelize(model, &plan)?)
+    }
+}
+
+impl ApplyFullyShard for MlpRecipe {
+    fn apply_fully_shard(&self, mut model: Mlp, fsdp: &FullyShard) -> Result<Mlp> {
+        model.layers = fsdp.shard_each(model.layers)?;
+        Ok(fsdp.shard_root(model))
+    }
+}
+
+impl ApplyActivationCheckpointing for MlpRecipe {
+    fn apply_activation_checkpointing(
+        &self,
+        mut model: Mlp,
+        policy: ActivationCheckpointing,
+    ) -> Result<Mlp> {
+        model.layers = policy.apply(model.layers)?;
+        Ok(model)
+    }
+}
 
 impl TrainingStep for MlpRecipe {
     type Batch = RowBatch;

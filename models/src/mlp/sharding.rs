@@ -3,13 +3,15 @@
 use dream_trainer::mesh::Placement;
 use dream_trainer::tensor_parallel::{ColwiseParallel, Plan, RowwiseParallel};
 
-/// Returns the plan of an MLP of `num_layers` layers: pairs of a layer that splits its outputs and one that splits its inputs.
+/// Returns the plan of an MLP of `num_layers` layers: pairs of a layer that splits its outputs and
+/// one that splits its inputs.
 ///
 /// A layer without a partner splits its outputs and gathers them.
 ///
 /// # Communication
 ///
-/// Per pair one all-reduce of the output forward, and one of the input's gradient backward, except below the first pair.
+/// Per pair one all-reduce of the output forward, and one of the input's gradient backward, except
+/// below the first pair.
 ///
 /// # References
 ///
@@ -32,7 +34,8 @@ pub fn plan(num_layers: usize) -> Plan {
 ///
 /// # Communication
 ///
-/// Per layer one all-gather of the output forward, and one all-reduce of the input's gradient backward, except below the first layer.
+/// Per layer one all-gather of the output forward, and one all-reduce of the input's gradient
+/// backward, except below the first layer.
 ///
 /// # References
 ///

@@ -22,7 +22,8 @@ fn a_layer_makes_two_gathers_and_two_scatters_each_way() {
     for tp in [2, 4] {
         let used = count(tp, TensorParallelOptions::default());
         let layers = shape.num_layers as u64;
-        // Embedding: one scatter forward, one gather backward. Head: one gather forward, one scatter backward.
+        // Embedding: one scatter forward, one gather backward. Head: one gather forward, one
+        // scatter backward.
         let calls = 4 * layers + 2;
         assert_eq!(
             used["all_gather"].0, calls,

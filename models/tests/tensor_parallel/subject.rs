@@ -112,7 +112,8 @@ impl Setting {
     }
 }
 
-/// Rows `rows` of the global batch: tokens and the following tokens as labels, of which some do not count.
+/// Rows `rows` of the global batch: tokens and the following tokens as labels, of which some do not
+/// count.
 pub(crate) fn batch(rows: std::ops::Range<usize>, device: &Device) -> [Tensor<2, Int>; 2] {
     let token = |row: usize, i: usize| ((row * 31 + i * i * 7 + 5 * i) % VOCABULARY) as i32;
     let label = |row: usize, i: usize| {
@@ -152,7 +153,7 @@ pub(crate) fn train<S: Subject>(setting: Setting, steps: usize) -> Vec<Run> {
         let comm = MeshComm::new(ctx.fabric.clone(), setting.mesh(), ctx.rank())?;
         Ok::<_, dream_trainer::comm::CommError>(train_rank::<S>(setting, steps, comm))
     };
-    let timeouts = dream_trainer::comm::CommTimeouts::uniform(std::time::Duration::from_secs(120));
+    let timeouts = dream_trainer::comm::CommTimeouts::uniform(std::time::Duration::from_mins(2));
     match launch_threads(setting.dp * setting.tp, timeouts, body) {
         Ok(runs) => runs,
         Err(failure) => panic!("{setting:?}: {failure}"),
@@ -195,7 +196,8 @@ fn train_rank<S: Subject>(setting: Setting, steps: usize, comm: MeshComm) -> Run
     Run { losses, first: first.unwrap_or_default(), comm }
 }
 
-/// Sums gradients over the data-parallel ranks, and over those on which a layout says they are terms.
+/// Sums gradients over the data-parallel ranks, and over those on which a layout says they are
+/// terms.
 fn reduce<S: Subject>(
     model: &S,
     scope: &Scope,
