@@ -1,11 +1,17 @@
 //! The same run on different meshes gives the same numbers.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+#[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 mod support;
 
 use support::{Run, TINY, close};
 
-/// Relative difference allowed between meshes, f32.
+/// Relative difference allowed between numbers of replicas, f32.
 const STEP: f64 = 1e-6;
+
+/// Relative difference allowed at the first and at the last of a few steps where matrices or
+/// parameters are split, f32.
+const SPLIT: [f64; 2] = [1e-6, 1e-5];
 
 fn losses(sets: &[&str]) -> Vec<(f64, f64)> {
     let folder = tempfile::tempdir().unwrap();
@@ -55,7 +61,8 @@ fn accumulation_gives_the_same_numbers_as_one_large_batch() {
 #[test]
 fn masked_labels_weigh_the_same_on_every_mesh() {
     let folder = tempfile::tempdir().unwrap();
-    let text: String = (0..400).map(|i| format!("document {i} says {}\n", i * i)).collect();
+    let text =
+        (0..400).map(|i| format!("document {i} says {}", i * i)).collect::<Vec<_>>().join("\n");
     for (i, part) in text.as_bytes().chunks(97).enumerate() {
         std::fs::write(folder.path().join(format!("{i:03}.txt")), part).unwrap();
     }
@@ -75,5 +82,70 @@ fn masked_labels_weigh_the_same_on_every_mesh() {
         assert_eq!(a.tokens, b.tokens);
         close(a.loss, b.loss, STEP, "loss");
         close(a.grad_norm, b.grad_norm, STEP, "gradient norm");
+    }
+}
+
+#[track_caller]
+fn check_split(reference: &[(f64, f64)], sets: &[&str]) {
+    let split = losses(sets);
+    assert_eq!(reference.len(), split.len());
+    for (step, (a, b)) in reference.iter().zip(&split).enumerate() {
+        let tolerance = SPLIT[usize::from(step > 0)];
+        let what = |number| format!("{}: {number} of step {}", sets.join(", "), step + 1);
+        close(a.0, b.0, tolerance, &what("loss"));
+        close(a.1, b.1, tolerance, &what("gradient norm"));
+    }
+}
+
+#[test]
+fn split_matrices_give_the_single_rank_run() {
+    let five = "training_parameters.steps=5";
+    for model in ["model.tied_embeddings=false", "model.tied_embeddings=true"] {
+        let optimizer = ["optimizer.name=sgd", "optimizer.lr=1e-2"];
+        let reference = losses(&[&[five, model], &optimizer[..]].concat());
+        for (tensor_parallel, replicas) in [(2, 1), (2, 2)] {
+            let mesh = [
+                format!("device_parameters.world_size={}", tensor_parallel * replicas),
+                format!("device_parameters.tensor_parallel={tensor_parallel}"),
+                format!("device_parameters.dp_replicate={replicas}"),
+            ];
+            for switches in [
+                ["sequence_parallel=true", "loss_parallel=true"],
+                ["sequence_parallel=false", "loss_parallel=true"],
+                ["sequence_parallel=true", "loss_parallel=false"],
+                ["sequence_parallel=false", "loss_parallel=false"],
+            ] {
+                let switches = switches.map(|switch| format!("device_parameters.{switch}"));
+                let all = mesh.iter().chain(&switches).map(String::as_str);
+                let sets: Vec<&str> =
+                    [five, model].into_iter().chain(optimizer).chain(all).collect();
+                check_split(&reference, &sets);
+            }
+        }
+    }
+}
+
+#[test]
+fn sharded_parameters_give_the_single_rank_run() {
+    let five = "training_parameters.steps=5";
+    let optimizer = ["optimizer.name=sgd", "optimizer.lr=1e-2"];
+    let reference = losses(&[&[five], &optimizer[..]].concat());
+    for mesh in [
+        &["world_size=2", "preset=fsdp"][..],
+        &["world_size=4", "preset=fsdp"],
+        &["world_size=4", "preset=hsdp", "dp_shard=2"],
+        &["world_size=4", "preset=fsdp", "tensor_parallel=2"],
+        &["world_size=2", "preset=fsdp", "reshard=gradients"],
+        &["world_size=2", "preset=fsdp", "reshard=optimizer"],
+        &["world_size=2", "preset=fsdp", "activation_checkpointing=full"],
+        &["world_size=1", "activation_checkpointing=selective"],
+    ] {
+        let mesh: Vec<String> = mesh.iter().map(|set| format!("device_parameters.{set}")).collect();
+        let mut sets = vec![five];
+        sets.extend(optimizer);
+        sets.extend(mesh.iter().map(String::as_str));
+        check_split(&reference, &sets);
+        sets.push("training_parameters.micro_batch_size=1");
+        check_split(&reference, &sets);
     }
 }

@@ -1,5 +1,7 @@
 //! A run that was interrupted and continued is the uninterrupted run, bit for bit.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+#[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 mod support;
 
 use std::fs;
@@ -115,4 +117,21 @@ fn weights_alone_start_a_fresh_run() {
     let (outcome, seen) = Run::new(other.path(), TINY).with(&[&init]).go().unwrap();
     assert_eq!((outcome.step, seen.steps[0].step), (6, 1));
     assert!(seen.steps[0].loss < trained.steps[0].loss, "it starts from trained weights");
+}
+
+#[test]
+fn shards_continue_bit_exactly_and_load_on_other_meshes() {
+    check_resume(&["device_parameters.preset=fsdp", "device_parameters.world_size=2"], true);
+    check_resume(&["device_parameters.tensor_parallel=2", "device_parameters.world_size=2"], true);
+    let folder = tempfile::tempdir().unwrap();
+    let fsdp = ["device_parameters.preset=fsdp", "device_parameters.world_size=4"];
+    Run::new(folder.path(), TINY).with(&CHECKPOINTS).with(&fsdp).stopping_after(3).go().unwrap();
+    let tp = ["device_parameters.tensor_parallel=2", "device_parameters.world_size=2"];
+    let (_, seen) = Run::new(folder.path(), TINY).with(&CHECKPOINTS).with(&tp).go().unwrap();
+    let whole = tempfile::tempdir().unwrap();
+    let (_, reference) =
+        Run::new(whole.path(), TINY).with(&["lr_scheduler.name=cosine"]).go().unwrap();
+    for (a, b) in seen.steps.iter().zip(&reference.steps[3..]) {
+        support::close(a.loss, b.loss, 1e-5, "loss after a checkpoint of another mesh");
+    }
 }

@@ -114,7 +114,7 @@ impl<'a> Run<'a> {
         let resolved = loaded.resolve(None).map_err(|errors| errors.to_string())?;
         let recipes: Vec<Recipe> = recipes();
         let recipe = find(&recipes, &resolved.model).map_err(|errors| errors.to_string())?;
-        let prepared = recipe.prepare(&loaded, &resolved).map_err(|error| error.to_string())?;
+        let prepared = recipe.prepare(&loaded, &resolved).map_err(|error| chain(&error))?;
         run_prepared(prepared.as_ref(), self.stop_after)
     }
 }
@@ -139,15 +139,8 @@ fn run_prepared(
         set
     };
     std::fs::create_dir_all(prepared.plan().run.directory()).unwrap();
-    let outcome = prepared.fit(&Interrupt::default(), &callbacks).map_err(|failure| {
-        let mut text = failure.to_string();
-        let mut cause = std::error::Error::source(&failure);
-        while let Some(error) = cause {
-            text = format!("{text}: {error}");
-            cause = error.source();
-        }
-        text
-    })?;
+    let outcome =
+        prepared.fit(&Interrupt::default(), &callbacks).map_err(|failure| chain(&failure))?;
     let seen = seen.lock().unwrap().clone();
     Ok((outcome, seen))
 }
@@ -160,4 +153,10 @@ pub fn close(a: f64, b: f64, tolerance: f64, what: &str) {
         difference <= tolerance,
         "{what}: {a} and {b} differ by {difference:e}, more than {tolerance:e}"
     );
+}
+
+/// Joins an error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

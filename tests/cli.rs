@@ -1,0 +1,191 @@
+//! The program as a user runs it: exit codes, messages, files.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dream-train"));
+    // Launchers of the machine that runs the tests are none of the program's business here.
+    command.args(arguments).current_dir(folder).env_clear().env("NO_COLOR", "1");
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+const TOML: &str = r#"
+[model]
+name = "llama3"
+dim = 32
+num_layers = 1
+num_heads = 4
+num_kv_heads = 2
+ffn_dim = 64
+vocab_size = 96
+[training_parameters]
+steps = 3
+global_batch_size = 4
+sequence_length = 16
+[data]
+source = "synthetic"
+vocab_size = 96
+num_sequences = 16
+"#;
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("run.toml"), TOML).unwrap();
+    folder
+}
+
+#[test]
+fn trains_and_writes_metrics_at_full_precision() {
+    let folder = folder();
+    let output = run(folder.path(), &["--config", "run.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    for part in ["step 1/3", "loss", "grad_norm", "tok/s", "eta", "finished 3 steps"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let metrics = folder.path().join("outputs/dream-train/default/run/metrics.jsonl");
+    let lines = std::fs::read_to_string(metrics).unwrap();
+    assert_eq!(lines.lines().count(), 3);
+    for line in lines.lines() {
+        let row: serde_json::Value = serde_json::from_str(line).unwrap();
+        for key in ["step", "loss", "grad_norm", "lr", "tokens", "tokens_per_second"] {
+            assert!(row[key].is_number(), "{key} in {line}");
+        }
+    }
+}
+
+#[test]
+fn thread_ranks_are_one_flag_away() {
+    let folder = folder();
+    let arguments =
+        ["--config", "run.toml", "--world-size", "2", "--set", "device_parameters.preset=ddp"];
+    let output = run(folder.path(), &arguments);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let logs = folder.path().join("outputs/dream-train/default/run/logs");
+    assert!(logs.join("rank-0.log").exists() && logs.join("rank-1.log").exists());
+}
+
+#[test]
+fn a_plan_is_printed_with_origins_and_nothing_runs() {
+    let folder = folder();
+    let output =
+        run(folder.path(), &["--config", "run.toml", "--cfg", "--set", "optimizer.lr=1e-4"]);
+    assert_eq!(output.status.code(), Some(0));
+    let plan = text(&output.stdout);
+    for part in ["run.toml:11", "--set", "default", "[device_parameters]"] {
+        assert!(plan.contains(part), "{part} in {plan}");
+    }
+    assert!(!folder.path().join("outputs").exists());
+}
+
+/// Exit codes and the part of the message that must be there.
+const FAULTS: [(&[&str], i32, &str); 9] = [
+    (&[], 2, "no configuration"),
+    (&["--config", "missing.toml"], 2, "missing.toml"),
+    (&["--config", "run.toml", "--set", "optimizer.lrr=1"], 2, "`lr`"),
+    (&["--config", "run.toml", "--set", "model.name=llama4"], 2, "llama3"),
+    (&["--config", "run.toml", "--set", "device_parameters.world_size=3"], 2, "3"),
+    (&["--config", "run.toml", "--set", "model.vocab_size=50"], 6, "50"),
+    (&["--config", "run.toml", "--resume"], 5, "no complete checkpoint"),
+    (&["--config", "run.toml", "--init-from", "nowhere"], 5, "nowhere"),
+    (&["--config", "run.toml", "--set", "device_parameters.device=cuda"], 2, "cuda"),
+];
+
+#[test]
+fn faults_have_exit_codes_and_say_what_to_do() {
+    for (arguments, code, part) in FAULTS {
+        let folder = folder();
+        let output = run(folder.path(), arguments);
+        let shown = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {shown}");
+        assert!(shown.contains(part), "{arguments:?}: {shown}");
+        assert!(!shown.contains("panicked"), "{arguments:?}: {shown}");
+    }
+}
+
+#[test]
+fn an_output_folder_that_cannot_be_made_is_an_error_before_training() {
+    let folder = folder();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let output =
+        run(folder.path(), &["--config", "run.toml", "--set", "run.output_dir=file/below"]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("output_dir"));
+}
+
+#[test]
+fn a_listing_of_the_mesh_is_one_command() {
+    let folder = folder();
+    let arguments = [
+        "topo",
+        "--world-size",
+        "24",
+        "--tp",
+        "2",
+        "--cp",
+        "2",
+        "--pp",
+        "2",
+        "--mesh-order",
+        "dp,pp,cp,tp",
+    ];
+    let shown = text(&run(folder.path(), &arguments).stdout);
+    assert!(shown.contains("[ 5/23]: [cp:0/1][pp:1/1][tp:1/1][dp:0/2]"), "{shown}");
+    assert_eq!(shown.lines().filter(|line| line.starts_with('[')).count(), 24);
+}
+
+#[test]
+fn helpers_run_without_a_configuration() {
+    let folder = folder();
+    for (arguments, part) in [
+        (&["selftest", "--world-size", "2"][..], "all_reduce"),
+        (&["doctor"], "kernels"),
+        (&["config", "schema"], "\"device_parameters\""),
+        (&["completions", "bash"], "_dream"),
+        (&["summarize", "--config", "run.toml"], "parameters"),
+        (&["benchmark", "--config", "run.toml", "--steps", "3", "--warmup", "1"], "tok/s"),
+        (&["bench-comm", "--world-size", "2", "--bytes", "64KiB", "--iters", "3"], "all_reduce"),
+    ] {
+        let output = run(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).contains(part), "{arguments:?}: {}", text(&output.stdout));
+    }
+}
+
+#[test]
+fn prepared_tokens_train() {
+    let folder = folder();
+    let words = "the quick brown fox jumps over the lazy dog\n".repeat(60);
+    std::fs::write(folder.path().join("text.txt"), words).unwrap();
+    let prepare = ["data", "prepare", "--input", "text.txt", "--output", "text.bin"];
+    let output = run(folder.path(), &prepare);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let twice = run(folder.path(), &prepare);
+    assert_eq!(twice.status.code(), Some(6), "an existing file is not overwritten");
+    let config = TOML.replace(
+        "source = \"synthetic\"\nvocab_size = 96\nnum_sequences = 16",
+        "source = \"tokens\"\nfiles = [\"text.bin\"]",
+    );
+    std::fs::write(
+        folder.path().join("tokens.toml"),
+        config.replace("vocab_size = 96", "vocab_size = 257"),
+    )
+    .unwrap();
+    let output = run(folder.path(), &["--config", "tokens.toml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_configuration_reference_is_fresh() {
+    let folder = folder();
+    let generated = text(&run(folder.path(), &["config", "docs"]).stdout);
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let written = std::fs::read_to_string(page).unwrap();
+    assert!(generated == written, "docs/configuration.md is stale; run `cargo xtask docs`");
+}

@@ -1,0 +1,159 @@
+//! What goes wrong ends the whole run, says where, and hangs nothing.
+#![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
+
+#[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+mod support;
+
+use burn::module::Module;
+use burn::tensor::Tensor;
+use dream_trainer::callbacks::CallbackSet;
+use dream_trainer::config::{self, Sources};
+use dream_trainer::nn::{Linear, LinearConfig};
+use dream_trainer::recipe::Recipe;
+use dream_trainer::train::{
+    ApplyReplicate, Interrupt, Loss, ModelSetup, Result, SetupContext, StepContext, TokenBatch,
+    Trainer, TrainingStep,
+};
+use support::{Run, TINY};
+
+/// A recipe that misbehaves on one rank at step 2.
+#[derive(Clone, Copy)]
+enum Fault {
+    Error,
+    Panic,
+    NotFinite,
+}
+
+#[derive(Module, Debug)]
+struct Tiny {
+    layer: Linear,
+    #[module(skip)]
+    rank: usize,
+}
+
+struct Faulty(Fault);
+
+impl ModelSetup for Faulty {
+    type Config = std::collections::BTreeMap<String, String>;
+    type Model = Tiny;
+
+    fn configure_model(&self, _: &Self::Config, ctx: &SetupContext) -> Result<Tiny> {
+        Ok(Tiny { layer: LinearConfig::new(16, 4).init(&ctx.child("layer")), rank: ctx.rank })
+    }
+}
+
+impl ApplyReplicate for Faulty {}
+
+impl TrainingStep for Faulty {
+    type Batch = TokenBatch;
+    type Output = Tensor<2>;
+
+    fn forward(&self, model: &Tiny, batch: &TokenBatch) -> Result<Tensor<2>> {
+        Ok(model.layer.forward(batch.tokens().float() * 0.01))
+    }
+
+    fn loss(&self, _: &Tiny, output: Tensor<2>, _: &TokenBatch) -> Result<Loss> {
+        Ok(Loss::sum((output.clone() * output).sum()))
+    }
+
+    fn training_step(
+        &self,
+        model: Tiny,
+        batches: Vec<TokenBatch>,
+        ctx: &mut StepContext<'_>,
+    ) -> Result<Tiny> {
+        if ctx.step_number() == 2 && model.rank == 1 {
+            match self.0 {
+                Fault::Error => return Err("the disk is on fire".into()),
+                Fault::Panic => panic!("index 7 out of bounds"),
+                Fault::NotFinite => {
+                    let output = self.forward(&model, &batches[0])?;
+                    let loss = Loss::sum((output * f64::NAN).sum());
+                    ctx.backward(&model, loss)?;
+                    return Ok(ctx.step(model, "main")?);
+                }
+            }
+        }
+        ctx.forward_backward(self, &model, &batches)?;
+        Ok(ctx.step(model, "main")?)
+    }
+}
+
+fn run(fault: Fault, sets: &[&str]) -> Result<u64, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("run.toml");
+    let toml = TINY.split("[training_parameters]").nth(1).unwrap();
+    std::fs::write(&file, format!("[model]\nname = \"faulty\"\n[training_parameters]\n{toml}"))
+        .unwrap();
+    let mut sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    sets.push("device_parameters.preset=ddp".into());
+    sets.push("device_parameters.world_size=4".into());
+    sets.push(format!("run.output_dir='{}'", folder.path().display()));
+    let loaded = config::load(&Sources { files: vec![file], sets, ..Sources::default() }).unwrap();
+    let resolved = loaded.resolve(None).unwrap();
+    let recipe = Recipe::new("faulty", Trainer::new(Faulty(fault)).with_replicate());
+    let prepared = recipe.prepare(&loaded, &resolved).map_err(|error| error.to_string())?;
+    let outcome = prepared.fit(&Interrupt::default(), &CallbackSet::new);
+    outcome.map(|outcome| outcome.skipped_steps).map_err(|failure| {
+        let source =
+            std::error::Error::source(&failure).map_or_else(String::new, ToString::to_string);
+        format!("{failure}: {source}")
+    })
+}
+
+#[test]
+fn an_error_on_one_rank_names_rank_step_and_cause() {
+    let text = run(Fault::Error, &[]).unwrap_err();
+    for part in ["rank 1", "step 2", "training_step"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_panic_on_one_rank_ends_all() {
+    let text = run(Fault::Panic, &[]).unwrap_err();
+    assert!(text.contains("rank 1") && text.contains("index 7 out of bounds"), "{text}");
+}
+
+#[test]
+fn a_number_that_is_not_finite_stops_with_step_and_rank() {
+    let text = run(Fault::NotFinite, &[]).unwrap_err();
+    for part in ["step 2", "rank 1", "NaN"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_number_that_is_not_finite_can_be_skipped_and_counted() {
+    assert_eq!(run(Fault::NotFinite, &["training_parameters.on_nonfinite=skip"]).unwrap(), 1);
+}
+
+#[test]
+fn a_recipe_without_the_trait_is_refused_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let sets = ["device_parameters.world_size=2", "device_parameters.preset=ddp"];
+    let file = folder.path().join("run.toml");
+    std::fs::write(&file, TINY.replace("llama3", "faulty").split("dim = 32").next().unwrap())
+        .unwrap();
+    let mut sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    sets.extend(["training_parameters.steps=1".into(), "data.source=synthetic".into()]);
+    let loaded = config::load(&Sources { files: vec![file], sets, ..Sources::default() }).unwrap();
+    let resolved = loaded.resolve(None).unwrap();
+    let recipe = Recipe::new("faulty", Trainer::new(Faulty(Fault::Error)));
+    let text = recipe.prepare(&loaded, &resolved).err().unwrap().to_string();
+    assert!(text.contains("ApplyReplicate") && text.contains("faulty"), "{text}");
+}
+
+#[test]
+fn data_that_does_not_fit_is_refused_with_a_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: [(&[&str], &str); 3] = [
+        (&["data.vocab_size=200"], "96"),
+        (&["data.num_sequences=4"], "4"),
+        (&["model.max_seq_len=8"], "max_seq_len"),
+    ];
+    for (sets, expected) in rows {
+        let error = Run::new(folder.path(), TINY).with(sets).go().unwrap_err();
+        assert!(error.contains(expected), "{sets:?}: {error}");
+    }
+}
