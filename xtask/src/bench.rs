@@ -27,8 +27,8 @@ struct Contestant {
 /// Builds, measures and prints medians and ratios to the trainer.
 #[expect(clippy::print_stdout, reason = "the result of a benchmark")]
 pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), String> {
-    run("cargo", &["build", "--release"])?;
-    run("cargo", &["build", "--release", "--package", "dream-models", "--example", "bare_loop"])?;
+    // One command for both, so that their dependencies are built once, with the same features.
+    run("cargo", &["build", "--release", "--bins", "--examples"])?;
     let mut contestants = contestants(args.steps);
     for _ in 0..args.rounds {
         for contestant in &mut contestants {
