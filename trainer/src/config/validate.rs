@@ -1,7 +1,7 @@
 //! Checks across tables, and the components' own checks with the place of the key they are about.
 
 use super::{
-    device::{DeviceKind, FloatType},
+    device::{ActivationCheckpointing, DeviceKind, FloatType},
     error::{ConfigError, ConfigErrorKind},
     key::KeyPath,
     layers::Loaded,
@@ -10,7 +10,8 @@ use super::{
 use crate::{
     checkpoint::ResumeMode,
     data::{DataError, DataPlan, ValidationPlan},
-    mesh::{Axis, DeviceMesh},
+    fsdp::Reshard,
+    mesh::{Axis, AxisSet, DeviceMesh},
     optim::{OptimError, OptimizerPlan},
 };
 
@@ -59,6 +60,17 @@ pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<
             device.async_tensor_parallel && mesh.size(Axis::Tp) == 1,
             "async_tensor_parallel",
             "there is nothing to overlap unless `tensor_parallel` is above 1",
+        ),
+        (
+            device.checkpoint_every_nth_block != 1
+                && device.activation_checkpointing != ActivationCheckpointing::Full,
+            "checkpoint_every_nth_block",
+            "it chooses among the blocks of `activation_checkpointing = \"full\"`",
+        ),
+        (
+            device.reshard != Reshard::Parameters && mesh.size(AxisSet::FSDP) == 1,
+            "reshard",
+            "nothing is sharded unless `dp_shard` is above 1",
         ),
     ];
     for (_, key, reason) in rows.into_iter().filter(|(wrong, ..)| *wrong) {
