@@ -1,4 +1,5 @@
-//! A bare Burn loop over the debug Llama: forward, backward and AdamW with nothing around them.
+//! A bare Burn loop over the debug Llama: forward, backward, clipping and `AdamW` with nothing
+//! around them.
 //!
 //! `cargo xtask bench` holds the trainer against it. Prints one line of JSON: median seconds per
 //! step and tokens per second.
@@ -10,6 +11,7 @@ use dream_models::llama3::{Flavor, Llama3Config, TokenLayout};
 use dream_trainer::kernels::{self, AdamHyper};
 use dream_trainer::metrics::Spread;
 use dream_trainer::nn::{self, Scope};
+use dream_trainer::optim::clip_scale;
 
 #[global_allocator]
 static ALLOCATOR: dream_trainer::Allocator = dream_trainer::Allocator;
@@ -45,6 +47,7 @@ fn main() {
         nn::take_gradients(&model, &mut gradients, |path, gradient| {
             flat.insert(path.to_owned(), gradient);
         });
+        let norm = flat.values().map(kernels::sum_of_squares).sum::<f64>().sqrt();
         let hyper = AdamHyper {
             lr: 1e-3,
             beta1: 0.9,
@@ -53,7 +56,7 @@ fn main() {
             weight_decay: 0.1,
             decoupled: true,
             step: step as u64 + 1,
-            grad_scale: 1.0,
+            grad_scale: clip_scale(norm, 1.0),
         };
         model = nn::map_values(model, |entry, value| {
             let Some(gradient) = flat.remove(&entry.path) else {
