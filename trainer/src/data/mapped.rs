@@ -1,5 +1,5 @@
-#![expect(unsafe_code, reason = "mapping a file is unsafe, because another process may change it")]
 //! Read-only memory maps of files.
+#![expect(unsafe_code, reason = "mapping a file is unsafe, because another process may change it")]
 
 use std::path::Path;
 
