@@ -8,7 +8,7 @@
 //! | [`all_gather`] | a part per rank | the whole everywhere | the own part for a replicated consumer, reduce-scatter for distinct ones |
 //! | [`reduce_scatter`] | a term per rank, in full shape | the own part of the sum | all-gather |
 //! | [`all_to_all`] | a part along one dimension | a part along another | all-to-all, the dimensions swapped |
-//! | [`slice`] | the same value everywhere | the own part | all-gather |
+//! | [`slice()`] | the same value everywhere | the own part | all-gather |
 //! | [`broadcast`], [`reduce`] | a value on the root, a term per rank | the same everywhere, the sum on the root | each other |
 //! | [`scatter`], [`gather`] | a value on the root, a part per rank | the own part, the whole on the root | each other |
 //! | [`send`], [`recv`] | a value here, on the peer | on the peer, here | each other, the other way round |
