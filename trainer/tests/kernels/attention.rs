@@ -196,7 +196,7 @@ fn not_a_number_shows() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 10, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::harness::cases(10))]
 
     #[test]
     fn random_shapes_match_f64(

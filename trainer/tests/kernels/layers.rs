@@ -20,7 +20,7 @@ fn flatten<const D: usize>(x: Tensor<D>) -> Tensor<1> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::harness::cases(12))]
 
     #[test]
     fn linear_matches_f64(rows in 1usize..40, inputs in 1usize..50, outputs in 1usize..50) {
