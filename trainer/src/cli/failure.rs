@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::Exit;
 use crate::comm::{RankFailure, RankFault};
 use crate::config::{ConfigErrors, ReportStyle, render};
+use crate::data::DataError;
 use crate::mesh::DeviceMesh;
 use crate::recipe::PrepareError;
 use crate::train::TrainError;
@@ -41,7 +42,7 @@ impl Failure {
     /// Shows the rank that failed first in full and the others in a line each.
     pub fn run(failure: &RankFailure<TrainError>, mesh: &DeviceMesh) -> Self {
         let (what, exit) = match failure.fault.as_ref() {
-            RankFault::Error(error) => (chain(error), Exit::of(error)),
+            RankFault::Error(error) => (chain(error) + &help(error), Exit::of(error)),
             RankFault::Comm(error) => (chain(error), Exit::Environment),
             RankFault::Panic(message) => (format!("panicked: {message}"), Exit::Unexpected),
         };
@@ -57,6 +58,18 @@ impl Failure {
         }
         Self { text, exit }
     }
+}
+
+/// Says what to do, where the data's own error among the causes knows it.
+fn help(error: &TrainError) -> String {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(hint) = error.downcast_ref::<DataError>().and_then(DataError::hint) {
+            return format!("\n  help: {hint}");
+        }
+        cause = error.source();
+    }
+    String::new()
 }
 
 /// Joins an error and its causes.
