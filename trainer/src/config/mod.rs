@@ -48,7 +48,7 @@ pub use error::{ConfigError, ConfigErrorKind, ConfigErrors};
 pub use key::KeyPath;
 pub use layers::{Loaded, Sources, load};
 pub use model::ModelTable;
-pub use plan::{ResolvedConfig, ResolvedDevice, ResolvedPipeline, ResolvedTraining, RunLength};
+pub use plan::{ResolvedConfig, ResolvedDevice, ResolvedPipeline, ResolvedTraining};
 pub use provenance::{Origin, Provenance};
 pub use report::{ReportStyle, render};
 pub use schema::{ModelSchemas, file_schema, model_schema};

@@ -14,7 +14,7 @@ use crate::{
     mesh::DeviceMesh,
     metrics::MetricsConfig,
     optim::{LrSchedulerConfig, OptimizerPlan},
-    train::{NonFinitePolicy, RunConfig},
+    train::{NonFinitePolicy, RunConfig, RunLength},
 };
 
 /// A configuration in concrete numbers: no `"auto"`, nothing left to derive, every check of the
@@ -89,15 +89,6 @@ pub struct ResolvedPipeline {
     pub schedule: PipelineSchedule,
     /// Parts a micro batch is cut into.
     pub num_microbatches: usize,
-}
-
-/// How long a run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RunLength {
-    /// This many optimizer steps.
-    Steps(u64),
-    /// This many passes over the training data.
-    Epochs(u64),
 }
 
 /// Length of the run and size of its steps in concrete numbers.

@@ -9,12 +9,15 @@ use super::{
     error::{ConfigError, ConfigErrorKind, ConfigErrors},
     key::KeyPath,
     layers::Loaded,
-    plan::{ResolvedConfig, ResolvedDevice, ResolvedPipeline, ResolvedTraining, RunLength},
+    plan::{ResolvedConfig, ResolvedDevice, ResolvedPipeline, ResolvedTraining},
     provenance::Origin,
     source::Place,
     validate,
 };
-use crate::mesh::{Axis, AxisSet, Degree, DeviceMesh, MeshError};
+use crate::{
+    mesh::{Axis, AxisSet, Degree, DeviceMesh, MeshError},
+    train::RunLength,
+};
 
 /// Returns the key that declares the degree of an axis.
 pub(crate) const fn degree_key(axis: Axis) -> &'static str {

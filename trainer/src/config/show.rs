@@ -8,7 +8,7 @@ use super::{
     Config,
     key::KeyPath,
     layers::{Loaded, TABLES},
-    plan::{ResolvedConfig, RunLength},
+    plan::ResolvedConfig,
     provenance::Origin,
     resolve::{degree_key, device_key},
     schema,
@@ -65,7 +65,7 @@ fn derived(loaded: &Loaded, resolved: &ResolvedConfig) -> Vec<Derived> {
     found.extend(derived_batch(resolved));
     found.extend(optimizer_defaults(loaded, resolved));
     found.extend(data_defaults(resolved));
-    if let RunLength::Steps(steps) = resolved.training.length {
+    if let crate::train::RunLength::Steps(steps) = resolved.training.length {
         let key = KeyPath::dotted("lr_scheduler.total_steps");
         found.push(Derived::new(key, steps, "training_parameters.steps"));
     }

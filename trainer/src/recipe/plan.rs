@@ -9,10 +9,6 @@ use crate::train::{RunPlan, TrainingPlan};
 /// Puts a resolved configuration in the trainer's terms.
 pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
     let training = &resolved.training;
-    let length = match training.length {
-        crate::config::RunLength::Steps(steps) => crate::train::RunLength::Steps(steps),
-        crate::config::RunLength::Epochs(epochs) => crate::train::RunLength::Epochs(epochs),
-    };
     RunPlan {
         model: resolved.model.name().to_owned(),
         run: resolved.run.clone(),
@@ -29,7 +25,7 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
         activation_checkpointing: resolved.device.activation_checkpointing,
         timeouts: CommTimeouts::uniform(resolved.device.timeout),
         training: TrainingPlan {
-            length,
+            length: training.length,
             global_batch_size: training.global_batch_size,
             micro_batch_size: training.micro_batch_size,
             gradient_accumulation_steps: training.gradient_accumulation_steps,

@@ -1,7 +1,8 @@
 //! Resolution: concrete numbers from what is declared and the world there is.
 
-use dream_trainer::config::{RunLength, load};
+use dream_trainer::config::load;
 use dream_trainer::mesh::{Axis, AxisSet};
+use dream_trainer::train::RunLength;
 
 use crate::written::{load_sets, resolve_sets};
 
