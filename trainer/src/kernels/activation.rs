@@ -7,6 +7,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::fused::{Kernel, apply1, apply2};
+use super::half_precision::widened;
 use super::simd::{self, vectorized};
 use super::{dispatch, flex};
 
@@ -23,7 +24,7 @@ const TASK: usize = 16 * 1024;
 ///
 /// GLU Variants Improve Transformer, arXiv:2002.05202, equation 6.
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    if dispatch::has_kernel(&gate.device(), &[gate.dtype(), up.dtype()]) {
+    if dispatch::has_fused_kernel(&gate.device(), &[gate.dtype(), up.dtype()]) {
         assert_eq!(gate.dims(), up.dims(), "gate and up must have one shape");
         return apply2(gate, up, SwigluKernel);
     }
@@ -36,20 +37,23 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 ///
 /// Gaussian Error Linear Units, arXiv:1606.08415.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    if dispatch::has_kernel(&x.device(), &[x.dtype()]) {
+    if dispatch::has_fused_kernel(&x.device(), &[x.dtype()]) {
         return apply1(x, GeluKernel);
     }
     gelu_reference(x)
 }
 
 fn swiglu_reference<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    activation::silu(gate) * up
+    let dtype = gate.dtype();
+    (activation::silu(widened(gate)) * widened(up)).cast(dtype)
 }
 
 fn gelu_reference<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     // Burn's own `gelu` differentiates the tanh form on some backends; this chain is exact on all.
+    let dtype = x.dtype();
+    let x = widened(x);
     let cumulative = ((x.clone() * FRAC_1_SQRT_2).erf() + 1.0) * 0.5;
-    x * cumulative
+    (x * cumulative).cast(dtype)
 }
 
 #[derive(Debug, Clone, Copy)]

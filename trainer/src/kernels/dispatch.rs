@@ -6,6 +6,7 @@ use std::fmt;
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device};
 
+use super::half_precision::is_half;
 use super::simd;
 
 thread_local! {
@@ -43,9 +44,9 @@ impl fmt::Display for Implementation {
 /// Says what runs where on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImplementationReport {
-    /// Runs for `f32` tensors on the CPU.
+    /// Runs on the CPU, in `f32`; half-precision operands are widened around it.
     pub cpu_f32: Implementation,
-    /// Runs for every other element type and backend.
+    /// Runs on every other backend, and for `f64`.
     pub other: Implementation,
     /// Threads of the calling thread's pool.
     pub threads: usize,
@@ -75,13 +76,19 @@ pub fn with_reference<T>(body: impl FnOnce() -> T) -> T {
     body()
 }
 
-/// Says whether an operation on these tensors runs its Flex kernel.
-///
-/// Kernels are written for `f32` on the CPU. Every other element type and backend takes the reference by definition.
+/// Says whether a differentiable operation on these tensors runs its Flex kernel, around which half-precision operands are
+/// widened. Every other element type and backend takes the reference by definition.
+pub(crate) fn has_fused_kernel(device: &Device, dtypes: &[DType]) -> bool {
+    dtypes.iter().all(|dtype| *dtype == DType::F32 || is_half(*dtype)) && runs_kernels(device)
+}
+
+/// Says whether plain arithmetic on these tensors, such as an optimizer's, runs its Flex kernel: in `f32` only.
 pub(crate) fn has_kernel(device: &Device, dtypes: &[DType]) -> bool {
-    !REFERENCE_ONLY.get()
-        && dtypes.iter().all(|dtype| *dtype == DType::F32)
-        && matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
+    dtypes.iter().all(|dtype| *dtype == DType::F32) && runs_kernels(device)
+}
+
+fn runs_kernels(device: &Device) -> bool {
+    !REFERENCE_ONLY.get() && matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }
 
 fn detected() -> Implementation {

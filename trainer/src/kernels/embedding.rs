@@ -7,6 +7,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::fused::{Kernel, apply1};
+use super::half_precision::widened;
 use super::simd::vectorized;
 use super::{dispatch, flex};
 
@@ -20,7 +21,7 @@ use super::{dispatch, flex};
 ///
 /// When an identifier lies outside the vocabulary.
 pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
-    if dispatch::has_kernel(&weight.device(), &[weight.dtype()]) {
+    if dispatch::has_fused_kernel(&weight.device(), &[weight.dtype()]) {
         let [vocabulary, hidden] = weight.dims();
         let [batch, sequence] = ids.dims();
         let ids: Arc<[usize]> = flex::integers(ids).into_iter().map(|id| id as usize).collect();
@@ -39,7 +40,10 @@ pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
 fn reference(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
     let [batch, sequence] = ids.dims();
     let [_, hidden] = weight.dims();
-    weight.select(0, ids.reshape([batch * sequence])).reshape([batch, sequence, hidden])
+    let dtype = weight.dtype();
+    // The gradient of a row is a sum over the tokens that looked it up.
+    let rows = widened(weight).select(0, ids.reshape([batch * sequence]));
+    rows.cast(dtype).reshape([batch, sequence, hidden])
 }
 
 #[derive(Debug, Clone)]

@@ -38,7 +38,7 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
 pub(crate) fn contiguous(tensor: FlexTensor) -> FlexTensor {
     let whole = tensor.is_contiguous()
         && tensor.layout().start_offset() == 0
-        && tensor.bytes().len() == tensor.layout().num_elements() * size_of::<f32>();
+        && tensor.bytes().len() == tensor.layout().num_elements() * tensor.dtype().size();
     if whole { tensor } else { tensor.to_contiguous() }
 }
 

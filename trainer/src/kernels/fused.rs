@@ -13,12 +13,19 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::Tensor;
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Tensor};
 use burn_flex::FlexTensor;
 
+use super::half_precision;
+
 /// Computes one operation of `N` float inputs and its gradients on Flex tensors of `f32`.
+///
+/// Half-precision inputs are widened before a kernel sees them, and its results are narrowed.
 pub(crate) trait Kernel<const N: usize>: Clone + fmt::Debug + Send + 'static {
+    /// Whether the output takes the element type of the first input; losses stay `f32`.
+    const NARROWS: bool = true;
+
     /// Forward's results that backward needs besides the inputs.
     type Saved: Clone + fmt::Debug + Send + 'static;
 
@@ -96,7 +103,7 @@ pub(crate) fn apply3<const A: usize, const B: usize, const C: usize, const D: us
 
 impl FusedOps for Flex {
     fn fused1<K: Kernel<1>>(a: FloatTensor<Self>, kernel: K) -> FloatTensor<Self> {
-        kernel.forward([a], [false]).0
+        forward(&kernel, [a], [false]).0
     }
 
     fn fused2<K: Kernel<2>>(
@@ -104,7 +111,7 @@ impl FusedOps for Flex {
         b: FloatTensor<Self>,
         kernel: K,
     ) -> FloatTensor<Self> {
-        kernel.forward([a, b], [false; 2]).0
+        forward(&kernel, [a, b], [false; 2]).0
     }
 
     fn fused3<K: Kernel<3>>(
@@ -113,7 +120,7 @@ impl FusedOps for Flex {
         c: FloatTensor<Self>,
         kernel: K,
     ) -> FloatTensor<Self> {
-        kernel.forward([a, b, c], [false; 3]).0
+        forward(&kernel, [a, b, c], [false; 3]).0
     }
 }
 
@@ -140,6 +147,17 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
     }
 }
 
+/// Computes the output in its element type.
+fn forward<K: Kernel<N>, const N: usize>(
+    kernel: &K,
+    inputs: [FlexTensor; N],
+    needs: [bool; N],
+) -> (FlexTensor, K::Saved) {
+    let dtype = inputs[0].dtype();
+    let (output, saved) = kernel.forward(inputs.map(half_precision::widen), needs);
+    (if K::NARROWS { half_precision::narrow(output, dtype) } else { output }, saved)
+}
+
 /// The backward step of any kernel.
 struct FusedBackward<K, const N: usize>(PhantomData<fn() -> K>);
 
@@ -153,6 +171,8 @@ impl<K, const N: usize> fmt::Debug for FusedBackward<K, N> {
 struct FusedState<K, S, const N: usize> {
     kernel: K,
     kept: [Option<NodeId>; N],
+    /// Element types of the inputs, which their gradients take.
+    dtypes: [DType; N],
     saved: S,
 }
 
@@ -165,15 +185,15 @@ impl<K: Kernel<N>, const N: usize> Backward<Flex, N> for FusedBackward<K, N> {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let grad = grads.consume::<Flex>(&ops.node);
-        let FusedState { kernel, kept, saved } = ops.state;
-        let inputs =
-            kept.map(|node| node.map(|node| checkpointer.retrieve_node_output::<FlexTensor>(node)));
+        let grad = half_precision::widen(grads.consume::<Flex>(&ops.node));
+        let FusedState { kernel, kept, dtypes, saved } = ops.state;
+        let mut retrieve = |node| checkpointer.retrieve_node_output::<FlexTensor>(node);
+        let inputs = kept.map(|node| node.map(&mut retrieve).map(half_precision::widen));
         let needs = ops.parents.each_ref().map(Option::is_some);
         let results = kernel.backward(inputs, saved, grad, needs);
-        for (parent, result) in ops.parents.into_iter().zip(results) {
+        for ((parent, result), dtype) in ops.parents.into_iter().zip(results).zip(dtypes) {
             if let (Some(parent), Some(result)) = (parent, result) {
-                grads.register::<Flex>(parent.id, result);
+                grads.register::<Flex>(parent.id, half_precision::narrow(result, dtype));
             }
         }
     }
@@ -189,17 +209,18 @@ fn record<K: Kernel<N>, C: CheckpointStrategy, const N: usize>(
     match step.prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(mut prep) => {
             let reads = kernel.reads(needs);
+            let dtypes = inputs.each_ref().map(TensorMetadata::dtype);
             let mut kept = [None; N];
             for (slot, (input, read)) in kept.iter_mut().zip(inputs.iter().zip(reads)) {
                 *slot = read.then(|| prep.checkpoint(input));
             }
             let inputs = inputs.map(<FloatTensor<Autodiff<Flex, C>>>::into_primitive);
-            let (output, saved) = kernel.forward(inputs, needs);
-            prep.finish(FusedState { kernel, kept, saved }, output)
+            let (output, saved) = forward(&kernel, inputs, needs);
+            prep.finish(FusedState { kernel, kept, dtypes, saved }, output)
         }
         OpsKind::UnTracked(prep) => {
             let inputs = inputs.map(<FloatTensor<Autodiff<Flex, C>>>::into_primitive);
-            let (output, _) = kernel.forward(inputs, needs);
+            let (output, _) = forward(&kernel, inputs, needs);
             prep.finish(output)
         }
     }

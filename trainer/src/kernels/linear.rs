@@ -5,6 +5,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::fused::{Kernel, apply2, apply3};
+use super::half_precision::widened;
 use super::simd::vectorized;
 use super::{dispatch, flex, matmul};
 
@@ -12,7 +13,8 @@ use super::{dispatch, flex, matmul};
 ///
 /// # Shapes
 ///
-/// `x` is `[.., in]`, `weight` is `[in, out]` as Burn stores it, `bias` is `[out]`; the result is `[.., out]`.
+/// `x` is `[.., in]`, `weight` is `[in, out]` as Burn stores it, `bias` is `[out]`; the result is `[.., out]`, in the
+/// element type of `x`.
 ///
 /// # Panics
 ///
@@ -22,7 +24,7 @@ pub fn linear<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    if !dispatch::has_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
+    if !dispatch::has_fused_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
         return reference(x, weight, bias);
     }
     let shape: [usize; D] = x.dims();
@@ -37,6 +39,16 @@ pub fn linear<const D: usize>(
     }
 }
 
+/// Multiplies as [`linear`] does, with a result in `f32` whatever the operands are: what a loss needs of logits.
+///
+/// On the CPU the products of half-precision operands are not rounded in between; elsewhere they are, to the operands' type.
+pub fn linear_f32<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
+    if dispatch::has_fused_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
+        return linear(widened(x), weight, None);
+    }
+    widened(linear(x, weight, None))
+}
+
 fn reference<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<2>,
@@ -45,9 +57,10 @@ fn reference<const D: usize>(
     let mut shape: [usize; D] = x.dims();
     let [inputs, outputs] = weight.dims();
     let rows = shape[..D - 1].iter().product::<usize>();
-    let mut y = x.reshape([rows, inputs]).matmul(weight);
+    let dtype = x.dtype();
+    let mut y = x.reshape([rows, inputs]).matmul(weight.cast(dtype));
     if let Some(bias) = bias {
-        y = y + bias.unsqueeze::<2>();
+        y = y + bias.cast(dtype).unsqueeze::<2>();
     }
     shape[D - 1] = outputs;
     y.reshape(shape)

@@ -1,9 +1,12 @@
 //! Fused training operations: the arithmetic a training step spends its time in.
 //!
 //! Every operation is a plain function on Burn tensors and knows no mesh. Each has two implementations: a *reference*
-//! composed of tensor operations, which runs and differentiates on every backend, and a *Flex kernel* for `f32` on the CPU
+//! composed of tensor operations, which runs and differentiates on every backend, and a *Flex kernel* in `f32` on the CPU
 //! (SIMD with run-time dispatch, rayon, hand-written backward that saves only what it needs). `dispatch` is the one place
-//! that chooses between them: Flex and `f32` take the kernel, everything else takes the reference.
+//! that chooses between them: Flex takes the kernel, everything else takes the reference.
+//!
+//! In `bf16` and `f16` both compute in `f32` what is summed or exponentiated. The kernels widen their operands and round
+//! their result once, to the type of the first operand; losses are always `f32`.
 //!
 //! A kernel uses the threads of the rayon pool it is called in, so a rank that runs inside its own pool keeps to its cores.
 //! Reductions over rows are split by shape, never by who finishes first: results are bitwise repeatable for a thread count.
@@ -19,6 +22,7 @@ mod dispatch;
 mod embedding;
 mod flex;
 mod fused;
+mod half_precision;
 mod linear;
 mod matmul;
 mod norm;
@@ -34,7 +38,7 @@ pub use cross_entropy::{
 };
 pub use dispatch::{Implementation, ImplementationReport, implementation, with_reference};
 pub use embedding::embedding;
-pub use linear::linear;
+pub use linear::{linear, linear_f32};
 pub use norm::{layer_norm, rms_norm};
 pub use optimizer::{AdamHyper, SgdHyper, accumulate, adamw_step, sgd_step, sum_of_squares};
 pub use rope::{RopePositions, RopeTable, rope};

@@ -7,6 +7,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::fused::{Kernel, apply1};
+use super::half_precision::widened;
 use super::simd::vectorized;
 use super::{dispatch, flex};
 
@@ -71,7 +72,7 @@ pub enum RopePositions {
 /// `RoFormer`: Enhanced Transformer with Rotary Position Embedding, arXiv:2104.09864, section 3.4.
 pub fn rope(x: Tensor<4>, table: &RopeTable, positions: &RopePositions) -> Tensor<4> {
     let dtypes = [x.dtype(), table.cos.dtype(), table.sin.dtype()];
-    if dispatch::has_kernel(&x.device(), &dtypes) {
+    if dispatch::has_fused_kernel(&x.device(), &dtypes) {
         let kernel = RopeKernel::new(x.dims(), table, positions);
         return apply1(x, kernel);
     }
@@ -80,7 +81,9 @@ pub fn rope(x: Tensor<4>, table: &RopeTable, positions: &RopePositions) -> Tenso
 
 fn reference(x: Tensor<4>, table: &RopeTable, positions: &RopePositions) -> Tensor<4> {
     let [_, sequence, _, head_dim] = x.dims();
-    let half = head_dim / 2;
+    let (half, dtype) = (head_dim / 2, x.dtype());
+    // In half precision the angles of far positions would lose their last digits.
+    let x = widened(x);
     let rows = |table: &Tensor<2>| -> Tensor<4> {
         let table = table.clone().cast(x.dtype());
         match positions {
@@ -99,7 +102,7 @@ fn reference(x: Tensor<4>, table: &RopeTable, positions: &RopePositions) -> Tens
     let high = x.narrow(3, half, half);
     let rotated_low = low.clone() * cos.clone() - high.clone() * sin.clone();
     let rotated_high = high * cos + low * sin;
-    Tensor::cat(vec![rotated_low, rotated_high], 3)
+    Tensor::cat(vec![rotated_low, rotated_high], 3).cast(dtype)
 }
 
 /// Rotation in place; its backward is the rotation by the opposite angle.

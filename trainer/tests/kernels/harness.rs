@@ -40,12 +40,22 @@ pub(crate) fn read<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 
 /// Runs an operation and the backward of its product with fixed numbers.
 pub(crate) fn run(inputs: &[Vec<f64>], dtype: DType, operation: Operation) -> Outcome {
+    run_weighted(inputs, dtype, &|len| numbers(77, len), operation)
+}
+
+/// Runs an operation and the backward of its product with the numbers of `weigh`.
+pub(crate) fn run_weighted(
+    inputs: &[Vec<f64>],
+    dtype: DType,
+    weigh: &dyn Fn(usize) -> Vec<f64>,
+    operation: Operation,
+) -> Outcome {
     let device = Device::flex().autodiff();
     let leaves: Vec<_> =
         inputs.iter().map(|values| flat(values, dtype, &device).require_grad()).collect();
     let output = operation(&leaves);
     let value = read(output.clone().inner());
-    let weights = flat(&numbers(77, value.len()), dtype, &device);
+    let weights = flat(&weigh(value.len()), output.dtype(), &device);
     let mut grads = (output * weights).sum().backward();
     let gradients = leaves
         .iter()

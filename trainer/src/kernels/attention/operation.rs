@@ -34,7 +34,7 @@ pub fn attention(
     options: &AttentionOptions,
 ) -> Tensor<4> {
     options.check(q.dims(), k.dims(), v.dims());
-    if dispatch::has_kernel(&q.device(), &[q.dtype(), k.dtype(), v.dtype()]) {
+    if dispatch::has_fused_kernel(&q.device(), &[q.dtype(), k.dtype(), v.dtype()]) {
         let geometry = Geometry::new(q.dims(), k.dims(), options.scale(q.dims()[3]));
         let mask = Arc::new(Mask::new(options, &geometry));
         return apply3(q, k, v, AttentionKernel { geometry, mask });

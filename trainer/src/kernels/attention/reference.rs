@@ -3,6 +3,7 @@
 use burn::tensor::{Bool, Device, Int, Tensor};
 
 use super::options::AttentionOptions;
+use crate::kernels::half_precision::widened;
 
 /// Stands for minus infinity in a masked score: finite, so that a fully masked row stays a number.
 const MASKED: f64 = -1.0e30;
@@ -19,7 +20,8 @@ pub(super) fn attention(
     let (weights, total, _) = exponentials(scores, mask);
     // A row that sees nothing sums to zero; the floor turns it into zeros instead of 0 / 0.
     let weights = weights / total.clamp_min(1.0e-30);
-    heads_first(weights.matmul(v))
+    let dtype = v.dtype();
+    heads_first(weights.cast(dtype).matmul(v))
 }
 
 /// Returns the output and the log-sum-exp of each query's scores, `[batch, heads, queries]`.
@@ -35,7 +37,8 @@ pub(super) fn forward(
     let (weights, total, highest) = exponentials(scores, mask);
     let log_totals = (total.clone().log() + highest).squeeze_dim::<3>(3);
     let weights = weights / total.clamp_min(1.0e-30);
-    (heads_first(weights.matmul(v)), log_totals)
+    let dtype = v.dtype();
+    (heads_first(weights.cast(dtype).matmul(v)), log_totals)
 }
 
 /// Returns the gradients of queries, keys and values, given what forward returned.
@@ -47,7 +50,8 @@ pub(super) fn backward(
     options: &AttentionOptions,
 ) -> [Tensor<4>; 3] {
     let (groups, scale) = (q.dims()[2] / k.dims()[2], options.scale(q.dims()[3]));
-    let level = heads_first((output * grad.clone()).sum_dim(3));
+    let dtype = q.dtype();
+    let level = heads_first((widened(output) * widened(grad.clone())).sum_dim(3));
     let [q, grad] = [q, grad].map(heads_first);
     let [k, v] = [k, v].map(|x| grouped(heads_first(x), groups));
     let (scores, mask) = scores(q.clone(), k.clone(), options);
@@ -55,7 +59,9 @@ pub(super) fn backward(
     if let Some(mask) = mask {
         weights = weights.mask_fill(mask, 0.0);
     }
-    let slopes = weights.clone() * (grad.clone().matmul(v.swap_dims(2, 3)) - level) * scale;
+    let slopes = widened(grad.clone().matmul(v.swap_dims(2, 3))) - level;
+    let slopes = (weights.clone() * slopes * scale).cast(dtype);
+    let weights = weights.cast(dtype);
     let dq = slopes.clone().matmul(k);
     let dk = ungrouped(slopes.swap_dims(2, 3).matmul(q), groups);
     let dv = ungrouped(weights.swap_dims(2, 3).matmul(grad), groups);
@@ -67,7 +73,7 @@ fn heads_first(x: Tensor<4>) -> Tensor<4> {
     x.permute([0, 2, 1, 3])
 }
 
-/// Returns the scaled scores, masked, and the mask.
+/// Returns the scaled scores, masked, and the mask; half-precision scores are widened, as exponentials need.
 fn scores(
     q: Tensor<4>,
     k: Tensor<4>,
@@ -75,7 +81,7 @@ fn scores(
 ) -> (Tensor<4>, Option<Tensor<4, Bool>>) {
     let [batch, heads, queries, head_dim] = q.dims();
     let keys = k.dims()[2];
-    let scores = q.matmul(k.swap_dims(2, 3)) * options.scale(head_dim);
+    let scores = widened(q.matmul(k.swap_dims(2, 3))) * options.scale(head_dim);
     let mask = hidden(options, batch, queries, keys, &scores.device())
         .map(|mask| mask.expand([batch, heads, queries, keys]));
     match mask {

@@ -47,11 +47,12 @@ fn head(x: Tensor<2>, weight: Tensor<2>, labels: Tensor<1, Int>, tied: bool) -> 
     let (inner, vocabulary) = if tied { (columns, rows) } else { (rows, columns) };
     assert_eq!(hidden, inner, "the weight must take the hidden states");
     assert_eq!(tokens, labels.dims()[0], "every token needs a label");
-    if dispatch::has_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
+    if dispatch::has_fused_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
         let targets = rows::targets(labels, vocabulary).into();
         return apply2(x, weight, HeadKernel { targets, tied });
     }
     let projection = if tied { weight.transpose() } else { weight };
+    let projection = projection.cast(x.dtype());
     logits::reference(x.matmul(projection), labels)
 }
 
@@ -62,6 +63,8 @@ struct HeadKernel {
 }
 
 impl Kernel<2> for HeadKernel {
+    const NARROWS: bool = false;
+
     /// The gradients of a loss gradient of one.
     type Saved = [Option<FlexTensor>; 2];
 

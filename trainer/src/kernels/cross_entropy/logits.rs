@@ -8,6 +8,7 @@ use burn_flex::FlexTensor;
 use super::rows;
 use super::rows::IGNORE_INDEX;
 use crate::kernels::fused::{Kernel, apply1};
+use crate::kernels::half_precision::widened;
 use crate::kernels::{dispatch, flex};
 
 /// Sums the losses of all tokens whose label is not [`IGNORE_INDEX`].
@@ -16,11 +17,11 @@ use crate::kernels::{dispatch, flex};
 ///
 /// # Shapes
 ///
-/// `logits` is `[tokens, vocabulary]`, `labels` is `[tokens]`; the result is `[1]`.
+/// `logits` is `[tokens, vocabulary]`, `labels` is `[tokens]`; the result is `[1]`, in `f32` where logits have fewer bits.
 pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     let [tokens, vocabulary] = logits.dims();
     assert_eq!(tokens, labels.dims()[0], "every token needs a label");
-    if dispatch::has_kernel(&logits.device(), &[logits.dtype()]) {
+    if dispatch::has_fused_kernel(&logits.device(), &[logits.dtype()]) {
         let targets = rows::targets(labels, vocabulary).into();
         return apply1(logits, CrossEntropyKernel { targets });
     }
@@ -28,6 +29,7 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
 }
 
 pub(super) fn reference(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+    let logits = widened(logits);
     let [tokens, _] = logits.dims();
     let ignored = labels.clone().equal_elem(IGNORE_INDEX);
     let targets = labels.mask_fill(ignored.clone(), 0).reshape([tokens, 1]);
@@ -43,6 +45,8 @@ struct CrossEntropyKernel {
 }
 
 impl Kernel<1> for CrossEntropyKernel {
+    const NARROWS: bool = false;
+
     /// The log-sum-exp of each row.
     type Saved = Vec<f32>;
 

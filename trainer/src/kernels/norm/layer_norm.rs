@@ -4,14 +4,15 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::statistics::widened;
 use crate::kernels::fused::{Kernel, apply2, apply3};
+use crate::kernels::half_precision::widened;
 use crate::kernels::simd::{self, vectorized};
 use crate::kernels::{dispatch, flex};
 
 /// Centers each row, divides it by its standard deviation, scales it by `weight` and shifts it by `bias`.
 ///
-/// The variance is the biased one. Statistics of half-precision rows are taken in `f32`.
+/// The variance is the biased one. Half-precision rows are normalized, scaled and shifted in `f32`, and
+/// rounded once.
 ///
 /// # Shapes
 ///
@@ -26,7 +27,7 @@ pub fn layer_norm<const D: usize>(
     bias: Option<Tensor<1>>,
     epsilon: f64,
 ) -> Tensor<D> {
-    if !dispatch::has_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
+    if !dispatch::has_fused_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
         return reference(x, weight, bias, epsilon);
     }
     assert_eq!(x.dims()[D - 1], weight.dims()[0], "the weight must have the row's length");
@@ -48,11 +49,12 @@ fn reference<const D: usize>(
     let centered = x.clone() - x.mean_dim(D - 1);
     let variance = (centered.clone() * centered.clone()).mean_dim(D - 1);
     let normalized = centered * (variance + epsilon).sqrt().recip();
-    let scaled = normalized.cast(dtype) * weight.unsqueeze();
-    match bias {
-        Some(bias) => scaled + bias.unsqueeze(),
+    let scaled = normalized * widened(weight).unsqueeze();
+    let shifted = match bias {
+        Some(bias) => scaled + widened(bias).unsqueeze(),
         None => scaled,
-    }
+    };
+    shifted.cast(dtype)
 }
 
 #[derive(Debug, Clone, Copy)]

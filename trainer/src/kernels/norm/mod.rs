@@ -2,7 +2,6 @@
 
 mod layer_norm;
 mod rms_norm;
-mod statistics;
 
 pub use layer_norm::layer_norm;
 pub use rms_norm::rms_norm;

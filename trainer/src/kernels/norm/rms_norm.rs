@@ -4,14 +4,14 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::statistics::widened;
 use crate::kernels::fused::{Kernel, apply2};
+use crate::kernels::half_precision::widened;
 use crate::kernels::simd::{self, vectorized};
 use crate::kernels::{dispatch, flex};
 
 /// Divides each row by its root mean square and scales it by `weight`.
 ///
-/// Statistics of half-precision rows are taken in `f32`.
+/// Half-precision rows are normalized and scaled in `f32`, and rounded once.
 ///
 /// # Shapes
 ///
@@ -21,7 +21,7 @@ use crate::kernels::{dispatch, flex};
 ///
 /// Root Mean Square Layer Normalization, arXiv:1910.07467, equation 4.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
-    if dispatch::has_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
+    if dispatch::has_fused_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
         assert_eq!(x.dims()[D - 1], weight.dims()[0], "the weight must have the row's length");
         return apply2(x, weight, RmsNormKernel { epsilon: epsilon as f32 });
     }
@@ -33,7 +33,7 @@ fn reference<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> T
     let x = widened(x);
     let mean_square = (x.clone() * x.clone()).mean_dim(D - 1);
     let normalized = x * (mean_square + epsilon).sqrt().recip();
-    normalized.cast(dtype) * weight.unsqueeze()
+    (normalized * widened(weight).unsqueeze()).cast(dtype)
 }
 
 #[derive(Debug, Clone, Copy)]
