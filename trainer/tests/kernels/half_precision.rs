@@ -107,8 +107,7 @@ fn losses_are_not_rounded() {
     let labels: Vec<i64> =
         (0..40).map(|i| if i % 7 == 0 { kernels::IGNORE_INDEX } else { i % 30 }).collect();
     let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [40]), &Device::flex());
-    type Loss<'a> = (&'a str, &'a [usize], Operation<'a>);
-    let losses: [Loss<'_>; 3] = [
+    let losses: [(&str, &[usize], Operation); 3] = [
         ("cross_entropy", &[40 * 30], &|x| {
             kernels::cross_entropy(x[0].clone().reshape([40, 30]), labels.clone())
         }),
