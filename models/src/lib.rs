@@ -10,6 +10,7 @@
 //! | [`gpt2`] | GPT-2-style transformer: learned positions, layer norm, GELU, tied head |
 //! | [`mlp`] | Multi-layer perceptron with ReLU or GELU |
 
+mod activations;
 mod error;
 mod head;
 mod hf_source;

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Gpt2;
+use crate::activations::Transformer;
 use crate::error::{ModelError, divided, positive, positive_number};
 
 /// Shape of a GPT-2-style transformer. The defaults are a small model without biases over GPT-2's
@@ -114,6 +115,18 @@ impl Gpt2Shape {
         let feed_forward = 2 * self.dim * self.ffn_dim + biases(self.ffn_dim + self.dim);
         let layer = attention + feed_forward + 2 * norm;
         (self.vocab_size + self.max_seq_len) * self.dim + self.num_layers * layer + norm
+    }
+
+    /// Returns what the blocks keep for the backward pass.
+    pub(super) fn activations(&self) -> Transformer {
+        Transformer {
+            layers: self.num_layers,
+            hidden: self.dim,
+            statistics: 2,
+            // Queries, keys, values, the result and its row sums; both sides of the activation.
+            features: 4 * self.dim + self.num_heads + 2 * self.ffn_dim,
+            vocabulary: self.vocab_size,
+        }
     }
 
     /// Returns the floating-point operations of one token's forward and backward, in sequences of

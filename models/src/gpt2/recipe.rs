@@ -10,6 +10,7 @@ use dream_trainer::train::{
 };
 
 use super::{Gpt2, Gpt2Config, plan};
+use crate::activations::Microbatch;
 
 /// Trains [`Gpt2`] on token sequences.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,6 +46,10 @@ impl ModelSetup for Gpt2Recipe {
 
     fn flops_per_token(&self, config: &Gpt2Config, sequence_length: usize) -> Option<f64> {
         Some(config.resolve().ok()?.flops_per_token(sequence_length))
+    }
+
+    fn activation_bytes(&self, config: &Gpt2Config, plan: &RunPlan) -> Option<u64> {
+        config.resolve().ok()?.activations().bytes(&Microbatch::of(plan))
     }
 }
 

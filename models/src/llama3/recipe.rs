@@ -16,6 +16,7 @@ use super::{
     Llama3, Llama3Config, Llama3Shape, TokenLayout, hf_weights, is_redundant_hf_tensor, plan,
 };
 use crate::HfSource;
+use crate::activations::Microbatch;
 
 /// Trains [`Llama3`] on token sequences.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,6 +52,10 @@ impl ModelSetup for Llama3Recipe {
 
     fn flops_per_token(&self, config: &Llama3Config, sequence_length: usize) -> Option<f64> {
         Some(config.resolve().ok()?.flops_per_token(sequence_length))
+    }
+
+    fn activation_bytes(&self, config: &Llama3Config, plan: &RunPlan) -> Option<u64> {
+        config.resolve().ok()?.activations().bytes(&Microbatch::of(plan))
     }
 
     fn hugging_face_dir(&self, config: &Llama3Config) -> Option<PathBuf> {

@@ -4,6 +4,7 @@ use dream_trainer::nn::Scope;
 use serde::Serialize;
 
 use super::{Flavor, Llama3, RopeScaling};
+use crate::activations::Transformer;
 use crate::error::{ModelError, divided, positive, positive_number};
 
 /// Llama 3.1's scaling, which every flavor starts from.
@@ -142,6 +143,21 @@ impl Llama3Shape {
         let products = 6.0 * (self.num_params() - looked_up) as f64;
         let heads = (self.num_layers * self.num_heads) as f64;
         products + 6.0 * heads * (2 * self.head_dim) as f64 * sequence_length as f64
+    }
+}
+
+impl Llama3Shape {
+    /// Returns what the blocks keep for the backward pass.
+    pub(super) fn activations(&self) -> Transformer {
+        let (queries, keys) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
+        Transformer {
+            layers: self.num_layers,
+            hidden: self.dim,
+            statistics: 1,
+            // Queries, keys, values, the result and its row sums; gate, up and their product.
+            features: 2 * (queries + keys) + self.num_heads + 3 * self.ffn_dim,
+            vocabulary: self.vocab_size,
+        }
     }
 }
 

@@ -80,6 +80,24 @@ impl MlpConfig {
         self.widths.windows(2).map(|pair| inputs_and_bias(pair[0]) * pair[1]).sum()
     }
 
+    /// Returns the numbers that one row makes operations keep for the backward pass on one of `tp`
+    /// ranks: the input of each product, and that of each GELU.
+    pub(super) fn saved_per_row(&self, tp: usize) -> usize {
+        let layers = self.widths.len() - 1;
+        // Layers split in pairs: what lies inside a pair lies in parts.
+        let inside = |layer: usize| layer % 2 == 1;
+        let part = |width: usize, is_split: bool| if is_split { width / tp } else { width };
+        let inputs = (0..layers).map(|layer| part(self.widths[layer], inside(layer)));
+        let activated = if self.activate_output { layers } else { layers - 1 };
+        let outputs = (0..activated)
+            .map(|layer| part(self.widths[layer + 1], !inside(layer) && layer + 1 < layers));
+        match self.activation {
+            // The result of a ReLU is the input of the next product.
+            Activation::Relu => inputs.sum(),
+            Activation::Gelu => inputs.chain(outputs).sum(),
+        }
+    }
+
     /// Returns the floating-point operations of one row's forward and backward.
     pub fn flops_per_row(&self) -> f64 {
         6.0 * self.num_params() as f64

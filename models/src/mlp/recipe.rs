@@ -11,6 +11,7 @@ use dream_trainer::train::{
 };
 
 use super::{Mlp, MlpConfig, RowBatch, plan};
+use crate::activations::Microbatch;
 
 /// Trains [`Mlp`] on made-up rows; the loss is the mean square of the output.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,6 +49,12 @@ impl ModelSetup for MlpRecipe {
 
     fn flops_per_token(&self, config: &MlpConfig, _: usize) -> Option<f64> {
         Some(config.flops_per_row())
+    }
+
+    fn activation_bytes(&self, config: &MlpConfig, plan: &RunPlan) -> Option<u64> {
+        let batch = Microbatch::of(plan);
+        let recomputes = plan.activation_checkpointing != ActivationCheckpointing::None;
+        (!recomputes).then(|| 4 * (batch.sequences * config.saved_per_row(batch.tp)) as u64)
     }
 }
 

@@ -32,6 +32,8 @@ pub struct BenchmarkReport {
     pub tokens_per_second: Spread,
     /// Share of the measured time spent waiting for data.
     pub data_wait_share: f64,
+    /// Share of the measured time in which rank 0 waited for collectives.
+    pub communication_share: f64,
     /// Model FLOPs utilization at the median step, in percent of one rank's device.
     pub mfu_percent: Option<f64>,
 }
@@ -43,6 +45,7 @@ struct Series {
     step_seconds: Vec<f64>,
     tokens_per_second: Vec<f64>,
     data_seconds: f64,
+    communication_seconds: f64,
 }
 
 impl Benchmark {
@@ -70,12 +73,14 @@ impl Benchmark {
     pub fn report(&self) -> Option<BenchmarkReport> {
         let series = &self.series;
         let step_seconds = Spread::of(&series.step_seconds)?;
+        let measured: f64 = series.step_seconds.iter().sum();
         Some(BenchmarkReport {
             warmup_steps: series.warmup_steps,
             measured_steps: series.step_seconds.len(),
             step_seconds,
             tokens_per_second: Spread::of(&series.tokens_per_second)?,
-            data_wait_share: series.data_seconds / series.step_seconds.iter().sum::<f64>(),
+            data_wait_share: series.data_seconds / measured,
+            communication_share: series.communication_seconds / measured,
             mfu_percent: self.utilization.map(|known| known.percent(step_seconds.median)),
         })
     }
@@ -123,6 +128,7 @@ impl Callback for Benchmark {
             series.step_seconds.push(info.step_seconds);
             series.tokens_per_second.push(info.tokens_per_second);
             series.data_seconds += info.data_seconds;
+            series.communication_seconds += info.communication_seconds;
         }
         Ok(())
     }
@@ -149,6 +155,10 @@ impl fmt::Display for BenchmarkReport {
         let [median, min, max] = [rate.median, rate.min, rate.max].map(format::rate);
         writeln!(f, "throughput  median {median} tok/s  min {min}  max {max}")?;
         write!(f, "data wait   {} of step time", format::percent(self.data_wait_share))?;
+        if self.communication_share > 0.0 {
+            let share = format::percent(self.communication_share);
+            write!(f, "\ncollectives {share} of step time")?;
+        }
         self.mfu_percent.map_or(Ok(()), |mfu| write!(f, "\nmfu         {mfu:.1}%"))
     }
 }

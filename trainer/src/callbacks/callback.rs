@@ -106,6 +106,21 @@ pub struct SetupReport {
     pub optimizers: Vec<String>,
     /// Floating-point operations per trained token, if the model tells.
     pub flops_per_token: Option<f64>,
+    /// Estimated bytes of [`MemoryUse::activation_bytes`], if the model tells.
+    pub activation_estimate: Option<u64>,
+}
+
+/// What the first step of a start showed of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// Elements of the parameters that a rank holds, on the rank that holds most.
+    pub rank_parameters: u64,
+    /// Most bytes that operations held for the backward pass at one time, weights aside, on the rank
+    /// that held most.
+    pub activation_bytes: u64,
+    /// The estimate of [`ModelSetup::activation_bytes`](crate::train::ModelSetup::activation_bytes),
+    /// if the model tells.
+    pub activation_estimate: Option<u64>,
 }
 
 /// Why a run ended early.
@@ -139,7 +154,8 @@ pub struct Requests {
 /// Events arrive in this order: `pre_launch`, `pre_configure`, `post_configure`, `pre_setup`,
 /// `post_setup`, `pre_fit`, then per epoch `pre_epoch`, steps, `post_epoch`, and at the end
 /// `post_fit` or `on_interrupt`. A step is `pre_train_step`, `pre_optimizer_step` and
-/// `post_optimizer_step` per optimizer, `post_train_step`. A validation is `pre_validation`,
+/// `post_optimizer_step` per optimizer, `post_train_step`; the first is followed by
+/// `post_first_step`. A validation is `pre_validation`,
 /// `post_validation_step` per batch, `post_validation`.
 #[expect(unused_variables, reason = "default methods ignore what they are told")]
 pub trait Callback: Send {
@@ -202,6 +218,10 @@ pub trait Callback: Send {
         info: &StepInfo,
         requests: &mut Requests,
     ) -> CallbackResult {
+        Ok(())
+    }
+    /// Runs after the first step of this start.
+    fn post_first_step(&mut self, run: &RunView, memory: &MemoryUse) -> CallbackResult {
         Ok(())
     }
     /// Runs before a validation.

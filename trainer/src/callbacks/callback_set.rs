@@ -6,8 +6,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{
-    Callback, CallbackError, CallbackResult, Interruption, MergedRequests, Requests, RunView,
-    SetupReport,
+    Callback, CallbackError, CallbackResult, Interruption, MemoryUse, MergedRequests, Requests,
+    RunView, SetupReport,
 };
 use crate::metrics::{StepInfo, ValidationInfo};
 
@@ -137,6 +137,15 @@ impl CallbackSet {
             merged.add(position, &requests);
         }
         Ok(merged)
+    }
+
+    /// Tells [`Callback::post_first_step`].
+    pub fn post_first_step(
+        &mut self,
+        run: &RunView,
+        memory: &MemoryUse,
+    ) -> Result<(), CallbackError> {
+        self.tell("post_first_step", |callback| callback.post_first_step(run, memory))
     }
 
     /// Tells [`Callback::pre_validation`].

@@ -1,8 +1,11 @@
 //! Lines on the console.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Callback, CallbackResult, Interruption, Requests, RunView, SetupReport, Terminal};
+use super::{
+    Callback, CallbackResult, Interruption, MemoryUse, Requests, RunView, SetupReport, Terminal,
+};
 use crate::metrics::{
     Progress, StepInfo, TimeLeft, Utilization, ValidationInfo, format, note_line, step_line,
     validation_line,
@@ -19,6 +22,7 @@ pub struct ConsoleLine {
     last_step: Option<u64>,
     train_tokens: u64,
     train_seconds: f64,
+    communication_seconds: f64,
     validation_seconds: f64,
 }
 
@@ -34,6 +38,7 @@ impl ConsoleLine {
             last_step: None,
             train_tokens: 0,
             train_seconds: 0.0,
+            communication_seconds: 0.0,
             validation_seconds: 0.0,
         }
     }
@@ -58,9 +63,13 @@ impl ConsoleLine {
         }
     }
 
-    fn totals(&self) -> String {
+    fn totals(&self, run: &RunView) -> String {
         let tokens = format::count(self.train_tokens);
-        let trained = format!("{tokens} tokens in {}", format::duration(self.train_seconds));
+        let mut trained = format!("{tokens} tokens in {}", format::duration(self.train_seconds));
+        if run.mesh.world_size() > 1 && self.train_seconds > 0.0 {
+            let share = format::percent(self.communication_seconds / self.train_seconds);
+            let _ = write!(trained, ", {share} of it waiting for communication");
+        }
         if self.validation_seconds == 0.0 {
             return trained;
         }
@@ -87,6 +96,7 @@ impl Callback for ConsoleLine {
         self.time_left.observe(info.step_seconds);
         self.train_tokens += info.tokens;
         self.train_seconds += info.step_seconds;
+        self.communication_seconds += info.communication_seconds;
         if self.is_due(info.step) {
             let progress = Progress {
                 seconds_left: self.time_left.seconds(run.num_steps.saturating_sub(info.step)),
@@ -96,6 +106,12 @@ impl Callback for ConsoleLine {
             self.terminal.line(&step_line(info, &progress));
         }
         self.last_step = Some(info.step);
+        Ok(())
+    }
+
+    fn post_first_step(&mut self, run: &RunView, memory: &MemoryUse) -> CallbackResult {
+        let note = memory_note(memory, run.mesh.world_size() > 1);
+        self.terminal.line(&note_line(run.start_step + 1, &note, &self.progress(run)));
         Ok(())
     }
 
@@ -114,7 +130,7 @@ impl Callback for ConsoleLine {
 
     fn post_fit(&mut self, run: &RunView) -> CallbackResult {
         let steps = format::count(run.num_steps);
-        self.terminal.line(&format!("finished {steps} steps  {}", self.totals()));
+        self.terminal.line(&format!("finished {steps} steps  {}", self.totals(run)));
         Ok(())
     }
 
@@ -128,4 +144,16 @@ impl Callback for ConsoleLine {
         self.terminal.line(&format!("stopped after step {step}/{} {why}", run.num_steps));
         Ok(())
     }
+}
+
+/// Says what a rank holds, as in `7,482,880 parameters per rank, activations up to 3.15 MB (3.00
+/// MiB), estimated 3.15 MB (3.00 MiB)`.
+fn memory_note(memory: &MemoryUse, several: bool) -> String {
+    let per_rank = if several { " per rank" } else { "" };
+    let parameters = format::count(memory.rank_parameters);
+    let activations = format::bytes(memory.activation_bytes);
+    let estimate = memory
+        .activation_estimate
+        .map_or_else(String::new, |bytes| format!(", estimated {}", format::bytes(bytes)));
+    format!("{parameters} parameters{per_rank}, activations up to {activations}{estimate}")
 }

@@ -29,8 +29,8 @@ mod trainer_summary;
 pub use benchmark::{Benchmark, BenchmarkReport};
 pub use build::{Verbosity, build};
 pub use callback::{
-    BatchShape, Callback, CallbackError, CallbackResult, Interruption, ParameterRow, Requests,
-    RunView, SetupReport,
+    BatchShape, Callback, CallbackError, CallbackResult, Interruption, MemoryUse, ParameterRow,
+    Requests, RunView, SetupReport,
 };
 pub use callback_set::{CallbackSet, DuplicateCallback};
 pub use config::{BenchmarkConfig, CallbacksConfig};

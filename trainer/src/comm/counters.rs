@@ -1,7 +1,8 @@
-//! [`CommCounters`]: how often a rank used a group, and for how many bytes.
+//! [`CommCounters`]: how often a rank used a group, for how many bytes, and how long it waited.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::Collective;
 
@@ -21,6 +22,7 @@ pub struct OpCount {
 pub struct CommCounters {
     calls: [AtomicU64; OPS],
     bytes: [AtomicU64; OPS],
+    waited_nanos: AtomicU64,
 }
 
 impl CommCounters {
@@ -30,6 +32,17 @@ impl CommCounters {
     pub(crate) fn record(&self, op: usize, bytes: usize) {
         self.calls[op].fetch_add(1, Ordering::Relaxed);
         self.bytes[op].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn record_wait(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.waited_nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    /// Returns how long this rank waited for results: the time communication took that no
+    /// computation hid, the lateness of other ranks included.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited_nanos.load(Ordering::Relaxed))
     }
 
     /// Returns the operations used so far, by name.
@@ -50,7 +63,7 @@ impl CommCounters {
 
     /// Sets everything to zero.
     pub fn reset(&self) {
-        for counter in self.calls.iter().chain(&self.bytes) {
+        for counter in self.calls.iter().chain(&self.bytes).chain([&self.waited_nanos]) {
             counter.store(0, Ordering::Relaxed);
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Instant;
 
 use burn::tensor::TensorData;
 
@@ -263,6 +264,7 @@ impl ProcessGroup {
         let site = Location::caller();
         self.check_member(from, "recv", site)?;
         let inner = self.transport.post_receive(from, tag, site)?;
+        let inner = Box::new(Counted { inner, counters: Arc::clone(&self.counters) });
         Ok(Work::pending(Box::new(CountedReceive { inner, counters: Arc::clone(&self.counters) })))
     }
 
@@ -290,7 +292,8 @@ impl ProcessGroup {
         if self.size() == 1 {
             return Ok(Work::done(input));
         }
-        self.transport.issue(call, input).map(Work::pending)
+        let inner = self.transport.issue(call, input)?;
+        Ok(Work::pending(Box::new(Counted { inner, counters: Arc::clone(&self.counters) })))
     }
 
     fn check_member(
@@ -327,6 +330,22 @@ impl fmt::Debug for ProcessGroup {
             .field("members", &self.identity.members)
             .field("rank", &self.identity.index)
             .finish_non_exhaustive()
+    }
+}
+
+/// Counts the time until a result is there.
+#[derive(Debug)]
+struct Counted {
+    inner: Box<dyn Pending>,
+    counters: Arc<CommCounters>,
+}
+
+impl Pending for Counted {
+    fn wait(self: Box<Self>) -> Result<Option<TensorData>, CommError> {
+        let begin = Instant::now();
+        let result = self.inner.wait();
+        self.counters.record_wait(begin.elapsed());
+        result
     }
 }
 

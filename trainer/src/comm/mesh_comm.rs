@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{CommError, Fabric, OpCount, ProcessGroup};
 use crate::mesh::{AxisSet, Coordinate, DeviceMesh};
@@ -72,6 +73,12 @@ impl MeshComm {
         let used =
             groups.values().map(|group| (group.name().to_owned(), group.counters().snapshot()));
         used.filter(|(_, operations)| !operations.is_empty()).collect()
+    }
+
+    /// Returns how long this rank waited for the results of all its groups.
+    pub fn waited(&self) -> Duration {
+        let groups = self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        groups.values().map(|group| group.counters().waited()).sum()
     }
 }
 

@@ -16,6 +16,7 @@ use super::tape::{self, Emission, GradientSlot, Sink, Step, Tie};
 use super::weights::{Keep, Lease};
 use super::{Erased, FloatTensors, erased, inline, params};
 use crate::comm::CommError;
+use crate::kernels;
 
 /// Runs the body on given parameters and inputs.
 type Rerun = Box<dyn FnOnce(Vec<Erased>, Vec<Erased>) -> Vec<Erased> + Send>;
@@ -143,6 +144,7 @@ where
         |values: &[Erased]| values.iter().map(|value| value.clone().inner()).collect::<Vec<_>>();
     let tie = |value: &Erased| value.is_tracked().then(Tie::default);
     let (shards, plain_inputs) = (plain(&values), plain(&inputs));
+    kernels::keep(plain_inputs.iter().filter_map(Erased::host_buffer));
     let (ties, input_ties): (Vec<_>, Vec<_>) =
         (values.iter().map(tie).collect(), inputs.iter().map(tie).collect());
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -18,6 +19,7 @@ use burn::tensor::{DType, Tensor};
 use burn_flex::FlexTensor;
 
 use super::half_precision;
+use super::saved::{self, Keep, Kept};
 
 /// Computes one operation of `N` float inputs and its gradients on Flex tensors of `f32`.
 ///
@@ -27,10 +29,15 @@ pub(crate) trait Kernel<const N: usize>: Clone + fmt::Debug + Send + 'static {
     const NARROWS: bool = true;
 
     /// Forward's results that backward needs besides the inputs.
-    type Saved: Clone + fmt::Debug + Send + 'static;
+    type Saved: Keep + Clone + fmt::Debug + Send + 'static;
 
     /// Says which inputs backward reads, given which inputs need gradients.
     fn reads(&self, needs: [bool; N]) -> [bool; N];
+
+    /// Says which inputs are weights, which do not count as saved for the backward pass.
+    fn weights(&self) -> [bool; N] {
+        [false; N]
+    }
 
     /// Computes the output; `needs` says which inputs will be asked for gradients.
     fn forward(&self, inputs: [FlexTensor; N], needs: [bool; N]) -> (FlexTensor, Self::Saved);
@@ -174,6 +181,8 @@ struct FusedState<K, S, const N: usize> {
     /// Element types of the inputs, which their gradients take.
     dtypes: [DType; N],
     saved: S,
+    /// Lives as long as the results do.
+    counted: Option<Arc<usize>>,
 }
 
 impl<K: Kernel<N>, const N: usize> Backward<Flex, N> for FusedBackward<K, N> {
@@ -186,7 +195,7 @@ impl<K: Kernel<N>, const N: usize> Backward<Flex, N> for FusedBackward<K, N> {
         checkpointer: &mut Checkpointer,
     ) {
         let grad = half_precision::widen(grads.consume::<Flex>(&ops.node));
-        let FusedState { kernel, kept, dtypes, saved } = ops.state;
+        let FusedState { kernel, kept, dtypes, saved, counted: _counted } = ops.state;
         let mut retrieve = |node| checkpointer.retrieve_node_output::<FlexTensor>(node);
         let inputs = kept.map(|node| node.map(&mut retrieve).map(half_precision::widen));
         let needs = ops.parents.each_ref().map(Option::is_some);
@@ -215,8 +224,10 @@ fn record<K: Kernel<N>, C: CheckpointStrategy, const N: usize>(
                 *slot = read.then(|| prep.checkpoint(input));
             }
             let inputs = inputs.map(<FloatTensor<Autodiff<Flex, C>>>::into_primitive);
+            let inputs_kept = saved::is_measured().then(|| count(&kernel, &inputs, reads));
             let (output, saved) = forward(&kernel, inputs, needs);
-            prep.finish(FusedState { kernel, kept, dtypes, saved }, output)
+            let counted = inputs_kept.and_then(|inputs| saved::record(inputs, &saved));
+            prep.finish(FusedState { kernel, kept, dtypes, saved, counted }, output)
         }
         OpsKind::UnTracked(prep) => {
             let inputs = inputs.map(<FloatTensor<Autodiff<Flex, C>>>::into_primitive);
@@ -224,4 +235,19 @@ fn record<K: Kernel<N>, C: CheckpointStrategy, const N: usize>(
             prep.finish(output)
         }
     }
+}
+
+/// Lists the inputs that backward reads and that are no weights.
+fn count<K: Kernel<N>, const N: usize>(
+    kernel: &K,
+    inputs: &[FlexTensor; N],
+    reads: [bool; N],
+) -> Kept {
+    let mut kept = Kept::default();
+    for (input, (read, weight)) in inputs.iter().zip(reads.into_iter().zip(kernel.weights())) {
+        if read && !weight {
+            input.list(&mut kept);
+        }
+    }
+    kept
 }

@@ -82,6 +82,10 @@ impl<const N: usize> Kernel<N> for LinearKernel {
         })
     }
 
+    fn weights(&self) -> [bool; N] {
+        std::array::from_fn(|i| i > 0)
+    }
+
     fn forward(&self, inputs: [FlexTensor; N], _needs: [bool; N]) -> (FlexTensor, ()) {
         let mut inputs = inputs.into_iter();
         let x = flex::contiguous(inputs.next().expect("a linear layer has an input"));
@@ -166,7 +170,7 @@ fn weight_gradient(grad: &FlexTensor, x: FlexTensor) -> FlexTensor {
 }
 
 /// Sums the rows of a contiguous matrix.
-fn column_sums(grad: &FlexTensor) -> FlexTensor {
+pub(crate) fn column_sums(grad: &FlexTensor) -> FlexTensor {
     let (rows, columns) = flex::matrix_dims(grad);
     let partial: Vec<Vec<f32>> = grad
         .storage::<f32>()

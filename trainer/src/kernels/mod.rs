@@ -18,16 +18,17 @@
 mod activation;
 mod attention;
 mod cross_entropy;
-mod dispatch;
+pub(crate) mod dispatch;
 mod embedding;
-mod flex;
-mod fused;
+pub(crate) mod flex;
+pub(crate) mod fused;
 mod half_precision;
 mod linear;
-mod matmul;
+pub(crate) mod matmul;
 mod norm;
 mod optimizer;
 mod rope;
+mod saved;
 mod simd;
 
 pub use activation::{gelu, swiglu};
@@ -38,7 +39,10 @@ pub use cross_entropy::{
 };
 pub use dispatch::{Implementation, ImplementationReport, implementation, with_reference};
 pub use embedding::embedding;
+pub(crate) use linear::column_sums;
 pub use linear::{linear, linear_f32};
 pub use norm::{layer_norm, rms_norm};
 pub use optimizer::{AdamHyper, SgdHyper, accumulate, adamw_step, sgd_step, sum_of_squares};
 pub use rope::{RopePositions, RopeTable, rope};
+pub use saved::measure as measure_saved_bytes;
+pub(crate) use saved::{keep, keep_tensors};

@@ -23,6 +23,9 @@ pub struct StepInfo {
     pub step_seconds: f64,
     /// Part of `step_seconds` spent waiting for data.
     pub data_seconds: f64,
+    /// Part of `step_seconds` that this rank waited for collectives: communication that no
+    /// computation hid, and the lateness of other ranks.
+    pub communication_seconds: f64,
     /// `tokens / step_seconds`, over all ranks.
     pub tokens_per_second: f64,
     /// Whether the update was dropped because a number was not finite.

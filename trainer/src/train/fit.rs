@@ -7,8 +7,9 @@ use burn::module::Module;
 use super::rank::{Rank, hook};
 use super::step::{Outcome, nonfinite, scalar};
 use super::{Interrupt, NonFinitePolicy, RunOutcome, StepContext, TrainError, TrainingStep};
-use crate::callbacks::{Interruption, MergedRequests};
+use crate::callbacks::{Interruption, MemoryUse, MergedRequests};
 use crate::comm::ReduceOp;
+use crate::kernels;
 use crate::mesh::AxisSet;
 use crate::metrics::{StepInfo, ValidationInfo};
 use crate::train::Batch;
@@ -62,6 +63,10 @@ impl<S: TrainingStep> Rank<'_, S> {
             let info = self.train_step(epoch).map_err(|error| in_step(step, "training", error))?;
             *last = Some(info.loss);
             let requests = self.callbacks.post_train_step(&self.run, &info)?;
+            if step == self.run.start_step + 1 {
+                let memory = self.memory_use()?;
+                self.callbacks.post_first_step(&self.run, &memory)?;
+            }
             let (requests, interrupted) = self.agree(requests, interrupt.is_requested())?;
             let why = if interrupted {
                 Some(Interruption::Signal)
@@ -78,6 +83,16 @@ impl<S: TrainingStep> Rank<'_, S> {
             }
         }
         Ok(None)
+    }
+
+    /// Takes the maximum over ranks of what each holds.
+    fn memory_use(&self) -> Result<MemoryUse, TrainError> {
+        let model = self.model.as_ref().expect("a step gives the model back");
+        let mut held = [model.num_params() as f64, self.activation_bytes as f64];
+        self.comm.group(AxisSet::WORLD).all_reduce_scalars(&mut held, ReduceOp::Max)?;
+        let [rank_parameters, activation_bytes] = held.map(|number| number as u64);
+        let activation_estimate = self.activation_estimate;
+        Ok(MemoryUse { rank_parameters, activation_bytes, activation_estimate })
     }
 
     /// Takes the maximum over ranks of what each wants, so that all do the same.
@@ -113,7 +128,7 @@ impl<S: TrainingStep> Rank<'_, S> {
     }
 
     fn train_step(&mut self, epoch: u64) -> Result<StepInfo, TrainError> {
-        let begin = Instant::now();
+        let (begin, waited) = (Instant::now(), self.comm.waited());
         let step = self.progress.step + 1;
         self.callbacks.pre_train_step(&self.run, step)?;
         let batches = hook("read data", self.streams.train.next_step())?;
@@ -146,10 +161,15 @@ impl<S: TrainingStep> Rank<'_, S> {
             outcome: Outcome::default(),
         };
         let model = self.model.take().expect("a step gives the model back");
-        self.model = Some(hook(
-            "training_step",
-            self.trainer.setup.training_step(model, batches, &mut ctx),
-        )?);
+        let setup = &self.trainer.setup;
+        let train = || hook("training_step", setup.training_step(model, batches, &mut ctx));
+        if self.progress.step == self.run.start_step {
+            let (model, bytes) = kernels::measure_saved_bytes(train);
+            self.model = Some(model?);
+            self.activation_bytes = bytes as u64;
+        } else {
+            self.model = Some(train()?);
+        }
         let (local, outcome) = (ctx.loss.as_ref().map_or(0.0, scalar), ctx.outcome);
 
         let mut sum = [local];
@@ -172,6 +192,7 @@ impl<S: TrainingStep> Rank<'_, S> {
             total_tokens: self.progress.total_tokens,
             step_seconds,
             data_seconds,
+            communication_seconds: self.comm.waited().saturating_sub(waited).as_secs_f64(),
             tokens_per_second: num_targets as f64 / step_seconds,
             skipped: outcome.skipped,
             extra: outcome.extra,

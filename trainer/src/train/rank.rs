@@ -21,7 +21,7 @@ use crate::fsdp::FullyShard;
 use crate::mesh::{Axis, AxisSet};
 use crate::nn::{self, Scope};
 use crate::optim::{LrSchedule, Optimizer};
-use crate::tensor_parallel::TensorParallel;
+use crate::tensor_parallel::{ResolvedPlan, TensorParallel};
 
 /// Everything one rank holds during a run.
 pub(crate) struct Rank<'a, S: TrainingStep> {
@@ -40,6 +40,9 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
     pub(crate) run: RunView,
     pub(crate) store: CheckpointStore,
     pub(crate) progress: Progress,
+    /// What the recipe expects, and what the first step showed.
+    pub(crate) activation_estimate: Option<u64>,
+    pub(crate) activation_bytes: u64,
 }
 
 impl<'a, S: TrainingStep> Rank<'a, S> {
@@ -70,7 +73,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         callbacks.post_configure(&run)?;
 
         callbacks.pre_setup(&run)?;
-        let model = apply_tensor_parallel(trainer, plan, &comm, &ctx.scope, model)?;
+        let (model, _) = apply_tensor_parallel(trainer, plan, &comm, &ctx.scope, model)?;
         let model = match trainer.activation_checkpointing {
             Some(apply) => hook(
                 "apply_activation_checkpointing",
@@ -126,6 +129,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         }
         run.start_step = progress.step;
         let report = report(&trainer.setup, config, plan, &model, &streams, &optimizers);
+        let activation_estimate = report.activation_estimate;
         callbacks.post_setup(&run, &report)?;
         let model = Some(model);
         Ok(Self {
@@ -144,27 +148,31 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             run,
             store,
             progress,
+            activation_estimate,
+            activation_bytes: 0,
         })
     }
 }
 
-fn apply_tensor_parallel<S: TrainingStep>(
+/// Splits the model's matrices, and returns the plans that were applied.
+pub(super) fn apply_tensor_parallel<S: TrainingStep>(
     trainer: &Trainer<S>,
     plan: &RunPlan,
     comm: &MeshComm,
     scope: &Scope,
     model: S::Model,
-) -> Result<S::Model, TrainError> {
+) -> Result<(S::Model, Vec<ResolvedPlan>), TrainError> {
     let Some(apply) = trainer.tensor_parallel.filter(|_| plan.mesh.size(Axis::Tp) > 1) else {
-        return Ok(model);
+        return Ok((model, Vec::new()));
     };
     let tp = TensorParallel::new(scope.clone(), comm.group(Axis::Tp), plan.tensor_parallel);
     let checked = tp.check_sequence(plan.training.sequence_length);
     hook("apply_tensor_parallel", checked.map_err(Into::into))?;
-    hook("apply_tensor_parallel", apply(&trainer.setup, model, &tp))
+    let model = hook("apply_tensor_parallel", apply(&trainer.setup, model, &tp))?;
+    Ok((model, tp.resolved()))
 }
 
-fn apply_fully_shard<S: TrainingStep>(
+pub(super) fn apply_fully_shard<S: TrainingStep>(
     trainer: &Trainer<S>,
     plan: &RunPlan,
     comm: &MeshComm,
@@ -325,6 +333,7 @@ fn report<S: TrainingStep>(
             })
             .collect(),
         flops_per_token: setup.flops_per_token(config, training.sequence_length),
+        activation_estimate: setup.activation_bytes(config, plan),
     }
 }
 

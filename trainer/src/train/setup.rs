@@ -98,6 +98,14 @@ pub trait ModelSetup: Send + Sync + 'static {
         None
     }
 
+    /// Estimates the most bytes that one rank's operations hold for the backward pass of a
+    /// microbatch, weights aside. A run measures the same; see
+    /// [`measure_saved_bytes`](crate::kernels::measure_saved_bytes).
+    fn activation_bytes(&self, config: &Self::Config, plan: &RunPlan) -> Option<u64> {
+        let _ = (config, plan);
+        None
+    }
+
     /// Returns a Hugging Face directory that the configuration names as the source of first
     /// weights.
     fn hugging_face_dir(&self, config: &Self::Config) -> Option<PathBuf> {

@@ -21,6 +21,7 @@ fn benchmark(warmup_steps: u64) -> (Benchmark, Captured) {
         info.tokens_per_second = tokens_per_second;
         info.step_seconds = 4096.0 / tokens_per_second;
         info.data_seconds = 0.05 * info.step_seconds;
+        info.communication_seconds = 0.125 * info.step_seconds;
         benchmark.post_train_step(&run, &info, &mut Requests::default()).unwrap();
     }
     benchmark.post_fit(&run).unwrap();
@@ -35,6 +36,7 @@ fn median_after_warmup_is_the_speed() {
     assert_eq!(report.measured_steps, 5);
     assert!((report.step_seconds.median - 4096.0 / 34686.0).abs() < 1e-12);
     assert!((report.data_wait_share - 0.05).abs() < 1e-12);
+    assert!((report.communication_share - 0.125).abs() < 1e-12);
     assert!((report.mfu_percent.unwrap() - 34.686).abs() < 1e-9);
 }
 
@@ -45,6 +47,7 @@ fn result_is_printed_at_the_end() {
     step        median 118.1 ms  min 117.6 ms  max 118.4 ms
     throughput  median 34,686 tok/s  min 34,601  max 34,833
     data wait   5.0% of step time
+    collectives 12.5% of step time
     mfu         34.7%
     ");
 }

@@ -8,7 +8,7 @@ use dream_trainer::callbacks::{
 };
 use indicatif::{ProgressDrawTarget, TermLike};
 
-use crate::support::{Captured, report, run_in, step, validation};
+use crate::support::{Captured, memory, report, run_in, step, validation};
 
 fn drive(callback: &mut dyn Callback, run: &RunView, steps: std::ops::RangeInclusive<u64>) {
     callback.post_setup(run, &report(Vec::new())).unwrap();
@@ -53,6 +53,21 @@ fn lines_show_what_else_is_known() {
     (info.loss, info.skipped) = (f64::NAN, true);
     lines.post_train_step(&run, &info, &mut Requests::default()).unwrap();
     insta::assert_snapshot!(shown.text(), @"step 1/9  loss NaN  grad_norm 0.87  lr 3.00e-4  gan_loss 0.5000  16,000 tok/s  mfu 12.5%  eta 2.0s  update skipped");
+}
+
+#[test]
+fn memory_and_time_in_collectives_are_told_once() {
+    let shown = Captured::default();
+    let mut lines = ConsoleLine::new(Terminal::new(Box::new(shown.clone())), 0);
+    let mut run = run_in(Path::new("out"), 9, 0);
+    run.mesh = crate::support::four_ranks();
+    drive(&mut lines, &run, 1..=4);
+    lines.post_first_step(&run, &memory()).unwrap();
+    lines.post_fit(&run).unwrap();
+    insta::assert_snapshot!(shown.text(), @"
+    step 1/9  1,250 parameters per rank, activations up to 3.15 MB (3.00 MiB), estimated 1.57 MB (1.50 MiB)
+    finished 9 steps  16,000 tokens in 1.0s, 20.0% of it waiting for communication
+    ");
 }
 
 #[test]

@@ -5,12 +5,12 @@ use std::io::Write as _;
 use std::path::Path;
 
 use dream_trainer::callbacks::{
-    Callback, CallbackResult, CallbackSet, Interruption, Requests, RunView, SetupReport,
+    Callback, CallbackResult, CallbackSet, Interruption, MemoryUse, Requests, RunView, SetupReport,
 };
 use dream_trainer::metrics::{StepInfo, ValidationInfo};
 use serde_json::{Value, json};
 
-use crate::support::{Captured, report, run_in, step, validation};
+use crate::support::{Captured, memory, report, run_in, step, validation};
 
 /// Writes `name.event` lines to a log that several of them share.
 struct Recorder {
@@ -85,6 +85,9 @@ impl Callback for Recorder {
     ) -> CallbackResult {
         self.heard(&format!("post_train_step {}", info.step))
     }
+    fn post_first_step(&mut self, _: &RunView, memory: &MemoryUse) -> CallbackResult {
+        self.heard(&format!("post_first_step {}", memory.rank_parameters))
+    }
     fn pre_validation(&mut self, _: &RunView, sanity: bool) -> CallbackResult {
         self.heard(&format!("pre_validation {sanity}"))
     }
@@ -133,6 +136,7 @@ fn play(set: &mut CallbackSet) {
     set.pre_optimizer_step(&run, "adamw").unwrap();
     set.post_optimizer_step(&run, "adamw", 0.5).unwrap();
     set.post_train_step(&run, &step(1)).unwrap();
+    set.post_first_step(&run, &memory()).unwrap();
     set.pre_validation(&run, false).unwrap();
     set.post_validation_step(&run, 0, 1).unwrap();
     set.post_validation(&run, &validation(1, false)).unwrap();
@@ -162,6 +166,7 @@ fn every_event_reaches_every_callback_once_in_order() {
     pre_optimizer_step adamw
     post_optimizer_step adamw 0.5
     post_train_step 1
+    post_first_step 1250
     pre_validation false
     post_validation_step 0/1
     post_validation 1
@@ -182,7 +187,7 @@ fn other_ranks_tell_only_those_that_run_everywhere() {
     let everywhere = Recorder { everywhere: true, ..Recorder::new("everywhere", &log) };
     play(&mut set(3, vec![Recorder::new("zero", &log), everywhere]));
     assert!(log.text().lines().all(|line| line.starts_with("everywhere.")));
-    assert_eq!(log.text().lines().count(), 18);
+    assert_eq!(log.text().lines().count(), 19);
 }
 
 #[test]

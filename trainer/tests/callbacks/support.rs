@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use dream_trainer::callbacks::{BatchShape, ParameterRow, RunView, SetupReport};
+use dream_trainer::callbacks::{BatchShape, MemoryUse, ParameterRow, RunView, SetupReport};
 use dream_trainer::mesh::{Degrees, DeviceMesh, MeshOrder};
 use dream_trainer::metrics::{StepInfo, ValidationInfo};
 
@@ -59,9 +59,18 @@ pub(crate) fn step(step: u64) -> StepInfo {
         total_tokens: 4000 * step,
         step_seconds: 0.25,
         data_seconds: 0.01,
+        communication_seconds: 0.05,
         tokens_per_second: 16_000.0,
         skipped: false,
         extra: BTreeMap::default(),
+    }
+}
+
+pub(crate) fn memory() -> MemoryUse {
+    MemoryUse {
+        rank_parameters: 1250,
+        activation_bytes: 3 << 20,
+        activation_estimate: Some(3 << 19),
     }
 }
 
@@ -87,5 +96,6 @@ pub(crate) fn report(parameters: Vec<ParameterRow>) -> SetupReport {
         validation_data: Some("the last 5.0% of it".to_owned()),
         optimizers: vec!["adamw  lr 3e-4, betas 0.9 0.95, decay 0.1".to_owned()],
         flops_per_token: Some(1e9),
+        activation_estimate: None,
     }
 }

@@ -160,6 +160,7 @@ fn steps_and_validations_read_back() {
         ("mfu_percent", 41.5),
         ("n_tokens_seen", 1_200_000.0),
         ("throughput(tps)", 16_000.0),
+        ("time_metrics/communication(s)", 0.05),
         ("time_metrics/data_loading(s)", 0.01),
         ("time_metrics/end_to_end(s)", 0.25),
     ];

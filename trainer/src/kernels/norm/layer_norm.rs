@@ -72,6 +72,10 @@ impl<const N: usize> Kernel<N> for LayerNormKernel {
         std::array::from_fn(|i| i < 2)
     }
 
+    fn weights(&self) -> [bool; N] {
+        std::array::from_fn(|i| i > 0)
+    }
+
     fn forward(&self, inputs: [FlexTensor; N], _needs: [bool; N]) -> (FlexTensor, Self::Saved) {
         let inputs = inputs.map(flex::contiguous);
         let x = &inputs[0];

@@ -49,6 +49,10 @@ impl Kernel<2> for RmsNormKernel {
         [true, true]
     }
 
+    fn weights(&self) -> [bool; 2] {
+        [false, true]
+    }
+
     fn forward(&self, [x, weight]: [FlexTensor; 2], _needs: [bool; 2]) -> (FlexTensor, Vec<f32>) {
         let (x, weight) = (flex::contiguous(x), flex::contiguous(weight));
         let (rows, h) = flex::matrix_dims(&x);

@@ -126,6 +126,7 @@ fn step_row(info: &StepInfo) -> Map<String, Value> {
         ("epoch".to_owned(), info.epoch.into()),
         ("step_seconds".to_owned(), number(info.step_seconds)),
         ("data_seconds".to_owned(), number(info.data_seconds)),
+        ("communication_seconds".to_owned(), number(info.communication_seconds)),
         ("skipped".to_owned(), info.skipped.into()),
     ]);
     for (name, &value) in &info.extra {

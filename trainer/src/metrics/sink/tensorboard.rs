@@ -76,6 +76,7 @@ impl MetricSink for TensorBoardSink {
             ("throughput(tps)", info.tokens_per_second),
             ("time_metrics/end_to_end(s)", info.step_seconds),
             ("time_metrics/data_loading(s)", info.data_seconds),
+            ("time_metrics/communication(s)", info.communication_seconds),
             ("n_tokens_seen", info.total_tokens as f64),
         ];
         let mut named = std::mem::take(&mut self.annotations);
