@@ -10,7 +10,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{Device, IndexingUpdateOp, Int, Shape, Tensor, TensorData};
+use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
 
 use crate::comm::differentiable::raise;
 use crate::comm::{ProcessGroup, ReduceOp};
@@ -62,64 +62,23 @@ pub fn vocab_parallel_cross_entropy(
     let inner = stored.clone().inner();
     let projection = if tied { inner.transpose() } else { inner };
     let own = shard_range(vocabulary, group.size(), group.rank());
-    let x = hidden.clone().inner();
-    let targets = Targets::new(labels, vocabulary, &own, &x.device());
-    let head = Head { x, projection, targets };
+    let head = Head { x: hidden.clone().inner(), projection, first: own.start, labels };
+    let counted = head.counted(vocabulary);
     let mut blocks = head.blocks();
     let statistics = head.statistics(&mut blocks).reduce(group);
-    let loss = statistics.loss(&head.targets);
+    let loss = statistics.loss(&counted);
     if !tracked {
         return Tensor::from_data(TensorData::new(vec![loss], [1]), &hidden.device());
     }
     let (dx, dw) = head.gradients(blocks, &statistics);
-    let given = Given { loss, dx, dw: if tied { dw.transpose() } else { dw } };
+    let dtypes = [hidden.dtype(), stored.dtype()];
+    let given = Given { loss, dx, dw: if tied { dw.transpose() } else { dw }, dtypes };
+    kernels::keep_tensors([&given.dx, &given.dw]);
     Tensor::from_dispatch(<Dispatch as GivenOps>::given(
         hidden.into_dispatch(),
         stored.into_dispatch(),
         given,
     ))
-}
-
-/// Labels as this rank sees them.
-struct Targets {
-    /// Whether each label counts.
-    valid: Vec<bool>,
-    /// Column of each label in the own part; 0 where it lies elsewhere.
-    columns: Tensor<2, Int>,
-    /// One where the label lies in the own part.
-    here: Tensor<2>,
-    /// One where the label counts.
-    counts: Tensor<2>,
-}
-
-impl Targets {
-    fn new(labels: Tensor<1, Int>, vocabulary: usize, own: &Range<usize>, device: &Device) -> Self {
-        let labels: Vec<i64> = labels.into_data().iter::<i64>().collect();
-        let known = 0..vocabulary as i64;
-        assert!(
-            labels.iter().all(|label| *label == IGNORE_INDEX || known.contains(label)),
-            "labels must lie within the vocabulary or be the ignore index"
-        );
-        let column = |label: &i64| {
-            usize::try_from(*label)
-                .ok()
-                .filter(|label| own.contains(label))
-                .map(|label| label - own.start)
-        };
-        let local: Vec<Option<usize>> = labels.iter().map(column).collect();
-        let column_of = |values: Vec<f32>| {
-            Tensor::from_data(TensorData::new(values, [labels.len(), 1]), device)
-        };
-        let flag = |set: bool| f32::from(u8::from(set));
-        let columns: Vec<i32> = local.iter().map(|column| column.unwrap_or(0) as i32).collect();
-        let valid: Vec<bool> = labels.iter().map(|label| *label != IGNORE_INDEX).collect();
-        Self {
-            columns: Tensor::from_data(TensorData::new(columns, [labels.len(), 1]), device),
-            here: column_of(local.iter().map(|column| flag(column.is_some())).collect()),
-            counts: column_of(valid.iter().map(|valid| flag(*valid)).collect()),
-            valid,
-        }
-    }
 }
 
 /// One block of tokens; its logits are kept where it is the only one.
@@ -129,6 +88,7 @@ struct TokenBlock {
 }
 
 /// Per token: the largest logit, the sum of exponentials above it, the logit of the label.
+#[derive(Default)]
 struct Statistics {
     max: Vec<f32>,
     sum: Vec<f32>,
@@ -159,8 +119,8 @@ impl Statistics {
         f64::from(self.max[token]) + f64::from(self.sum[token]).ln()
     }
 
-    fn loss(&self, targets: &Targets) -> f32 {
-        let counted = targets.valid.iter().enumerate().filter(|(_, valid)| **valid);
+    fn loss(&self, counted: &[bool]) -> f32 {
+        let counted = counted.iter().enumerate().filter(|(_, counts)| **counts);
         counted.map(|(token, _)| self.log_total(token) - f64::from(self.target[token])).sum::<f64>()
             as f32
     }
@@ -171,10 +131,26 @@ struct Head {
     x: Tensor<2>,
     /// `[h, own part]`.
     projection: Tensor<2>,
-    targets: Targets,
+    /// Id of the first column.
+    first: usize,
+    /// Ids of the whole vocabulary.
+    labels: Tensor<1, Int>,
 }
 
 impl Head {
+    /// Tells which labels count.
+    fn counted(&self, vocabulary: usize) -> Vec<bool> {
+        let known = 0..vocabulary as i64;
+        let counts = |label: i64| {
+            assert!(
+                label == IGNORE_INDEX || known.contains(&label),
+                "labels must lie within the vocabulary or be the ignore index"
+            );
+            label != IGNORE_INDEX
+        };
+        self.labels.clone().into_data().iter::<i64>().map(counts).collect()
+    }
+
     fn blocks(&self) -> Vec<TokenBlock> {
         let ([tokens, _], [_, columns]) = (self.x.dims(), self.projection.dims());
         let size = (BLOCK / columns.max(1)).max(FEWEST_TOKENS);
@@ -183,25 +159,26 @@ impl Head {
         (0..tokens).step_by(size).map(block).collect()
     }
 
-    fn rows<const D: usize>(tensor: &Tensor<D>, tokens: &Range<usize>) -> Tensor<D> {
-        tensor.clone().narrow(0, tokens.start, tokens.len())
+    fn rows(&self, tokens: &Range<usize>) -> Tensor<2> {
+        self.x.clone().narrow(0, tokens.start, tokens.len())
+    }
+
+    fn labels(&self, tokens: &Range<usize>) -> Tensor<1, Int> {
+        self.labels.clone().narrow(0, tokens.start, tokens.len())
     }
 
     fn logits(&self, tokens: &Range<usize>) -> Tensor<2> {
-        kernels::linear(Self::rows(&self.x, tokens), self.projection.clone(), None)
+        kernels::linear_f32(self.rows(tokens), self.projection.clone())
     }
 
     fn statistics(&self, blocks: &mut [TokenBlock]) -> Statistics {
-        let mut all = Statistics { max: Vec::new(), sum: Vec::new(), target: Vec::new() };
+        let mut all = Statistics::default();
         let only = blocks.len() == 1;
         for block in blocks {
             let logits = self.logits(&block.tokens);
-            let max = logits.clone().max_dim(1);
-            let sum = (logits.clone() - max.clone()).exp().sum_dim(1);
-            let columns =
-                self.targets.columns.clone().narrow(0, block.tokens.start, block.tokens.len());
-            let target =
-                logits.clone().gather(1, columns) * Self::rows(&self.targets.here, &block.tokens);
+            let max = kernels::shard_maxima(&logits);
+            let labels = self.labels(&block.tokens);
+            let (sum, target) = kernels::shard_sums(&logits, &labels, &max, self.first);
             for (values, tensor) in
                 [(&mut all.max, max), (&mut all.sum, sum), (&mut all.target, target)]
             {
@@ -213,33 +190,28 @@ impl Head {
     }
 
     /// Returns the gradients of the hidden states and of the projection, for a loss gradient of
-    /// one.
+    /// one, in `f32`.
     fn gradients(
         &self,
         blocks: Vec<TokenBlock>,
         statistics: &Statistics,
     ) -> (Tensor<2>, Tensor<2>) {
-        let tokens = self.x.dims()[0];
-        let totals: Vec<f32> =
-            (0..tokens).map(|token| statistics.log_total(token) as f32).collect();
-        let totals = Tensor::<2>::from_data(TensorData::new(totals, [tokens, 1]), &self.x.device());
         let (mut dx, mut dw) = (Vec::new(), None);
         for TokenBlock { tokens, logits } in blocks {
             let logits = logits.unwrap_or_else(|| self.logits(&tokens));
-            let counts = Self::rows(&self.targets.counts, &tokens);
-            let share = (logits - Self::rows(&totals, &tokens)).exp() * counts;
-            let columns = self.targets.columns.clone().narrow(0, tokens.start, tokens.len());
-            let here = Self::rows(&self.targets.here, &tokens);
-            let gradient = share.scatter(1, columns, here.neg(), IndexingUpdateOp::Add);
-            dx.push(kernels::linear(gradient.clone(), self.projection.clone().transpose(), None));
-            let x = Self::rows(&self.x, &tokens);
-            let term = kernels::linear(x.transpose(), gradient, None);
+            let totals = tokens.clone().map(|token| statistics.log_total(token) as f32).collect();
+            let totals = TensorData::new::<f32, _>(totals, [tokens.len()]);
+            let totals = Tensor::from_data(totals, &self.x.device());
+            let labels = self.labels(&tokens);
+            let gradient = kernels::shard_gradients(logits, &labels, &totals, self.first, 1.0);
+            dx.push(kernels::linear_f32(gradient.clone(), self.projection.clone().transpose()));
+            let term = kernels::linear_f32(self.rows(&tokens).transpose(), gradient);
             dw = Some(match dw {
                 Some(sum) => sum + term,
                 None => term,
             });
         }
-        let dw = dw.unwrap_or_else(|| self.projection.zeros_like());
+        let dw = dw.unwrap_or_else(|| self.projection.zeros_like().cast(DType::F32));
         (Tensor::cat(dx, 0), dw)
     }
 }
@@ -250,6 +222,8 @@ struct Given {
     loss: f32,
     dx: Tensor<2>,
     dw: Tensor<2>,
+    /// Element types that the gradients take.
+    dtypes: [DType; 2],
 }
 
 impl fmt::Debug for Given {
@@ -291,10 +265,15 @@ impl<B: GivenOps + Lower> Backward<B, 2> for GivenBackward {
 
     fn backward(self, ops: Ops<Given, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let factor = B::float_reshape(grads.consume::<B>(&ops.node), Shape::from([1, 1]));
-        let Given { dx, dw, .. } = ops.state;
-        for (parent, gradient) in ops.parents.into_iter().zip([dx, dw]) {
+        let Given { dx, dw, dtypes, .. } = ops.state;
+        for ((parent, gradient), dtype) in ops.parents.into_iter().zip([dx, dw]).zip(dtypes) {
             if let Some(parent) = parent {
-                grads.register::<B>(parent.id, B::float_mul(B::lower(gradient), factor.clone()));
+                let gradient = B::float_mul(B::lower(gradient), factor.clone());
+                let gradient = match dtype {
+                    DType::F32 => gradient,
+                    narrower => B::float_cast(gradient, narrower.into()),
+                };
+                grads.register::<B>(parent.id, gradient);
             }
         }
     }

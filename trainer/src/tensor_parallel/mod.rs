@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | `style` | what a layer can do: [`ColwiseParallel`], [`RowwiseParallel`], [`VocabParallel`], [`SequenceParallel`], [`PrepareModuleInput`], [`PrepareModuleOutput`] |
 //! | `plan`, `pattern` | paths to styles, and which layers follow each other |
-//! | `resolve`, `meet`, `table` | the checks, and the table they give |
+//! | `resolve`, `meet`, `table`, `traffic` | the checks, the table they give, and where it communicates |
 //! | `parallelize` | applying it |
 //! | `layer` | what a styled layer computes and communicates |
 //! | `vocab`, `loss` | lookup and cross-entropy over parts of the vocabulary |
@@ -35,6 +35,7 @@ mod plan;
 mod resolve;
 mod style;
 mod table;
+mod traffic;
 mod vocab;
 
 pub use error::TensorParallelError;

@@ -11,7 +11,7 @@ use super::resolve::resolve;
 use super::{LayerPlacement, ParamPlacement, Plan, ResolvedPlan, TensorParallelError};
 use crate::comm::ProcessGroup;
 use crate::mesh::{Axis, Placement};
-use crate::nn::{self, LayerEntry, LayerKind, MapParam, Scope};
+use crate::nn::{self, LayerKind, MapParam, Scope};
 
 /// What plans choose by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,8 @@ impl TensorParallel {
     ///
     /// See [`TensorParallelError`].
     pub fn resolve(&self, plan: &Plan) -> Result<ResolvedPlan, TensorParallelError> {
-        resolve(plan, &self.scope.layers(), &self.scope.specs(), self.degree())
+        let (layers, specs) = (self.scope.layers(), self.scope.specs());
+        resolve(plan, &layers, &specs, self.degree(), self.options.overlap)
     }
 
     /// Returns the plans that were applied, in order.
@@ -127,33 +128,26 @@ impl TensorParallel {
             return Err(TensorParallelError::Twice { path: layer.path.clone() });
         }
         for layer in &resolved.layers {
-            self.set_style(layer, &layers, group);
+            let style = styled(layer, group, resolved.overlap && resolved.can_overlap(layer));
+            // Nobody else holds this rank's scope, and the slot was empty.
+            layers[&layer.path].style.set(Arc::new(style));
         }
         let placements =
             resolved.params().map(|param| (param.path.clone(), param.clone())).collect();
         nn::map_params(model, Sharder { scope: &self.scope, group, placements })
     }
+}
 
-    fn set_style(
-        &self,
-        layer: &LayerPlacement,
-        layers: &BTreeMap<String, LayerEntry>,
-        group: &ProcessGroup,
-    ) {
-        let weight = layer.params.iter().find(|param| param.path.ends_with(".weight"));
-        let dim = usize::from(layer.kind != LayerKind::Embedding);
-        let style = StyledLayer {
-            style: layer.style,
-            prepared: layer.prepared,
-            group: group.clone(),
-            vocabulary: weight
-                .and_then(|weight| weight.shape.get(dim))
-                .copied()
-                .unwrap_or_default(),
-            overlap: self.options.overlap,
-        };
-        // Nobody else holds this rank's scope, and the slot was empty.
-        layers[&layer.path].style.set(Arc::new(style));
+fn styled(layer: &LayerPlacement, group: &ProcessGroup, overlap: bool) -> StyledLayer {
+    let weight = layer.params.iter().find(|param| param.path.ends_with(".weight"));
+    let dim = usize::from(layer.kind != LayerKind::Embedding);
+    let vocabulary = weight.and_then(|weight| weight.shape.get(dim)).copied();
+    StyledLayer {
+        style: layer.style,
+        prepared: layer.prepared,
+        group: group.clone(),
+        vocabulary: vocabulary.unwrap_or_default(),
+        overlap,
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::meet::check_flows;
 use super::pattern::{captures, nearest};
-use super::style::SEQUENCE;
+use super::style::{FEATURES, SEQUENCE};
 use super::{Plan, Style, TensorParallelError};
 use crate::mesh::{Placement, shard_range};
 use crate::nn::{LayerEntry, LayerKind, ParamSpec};
@@ -24,15 +24,18 @@ pub struct ParamPlacement {
 }
 
 impl ParamPlacement {
+    /// Returns the shape that rank `index` of `degree` holds.
+    pub fn local_shape(&self, degree: usize, index: usize) -> Vec<usize> {
+        let mut shape = self.shape.clone();
+        if let Placement::Shard(dim) = self.placement {
+            shape[dim] = shard_range(shape[dim], degree, index).len();
+        }
+        shape
+    }
+
     /// Returns the number of elements that rank `index` of `degree` holds.
     pub fn local_elements(&self, degree: usize, index: usize) -> usize {
-        let whole: usize = self.shape.iter().product();
-        match self.placement {
-            Placement::Shard(dim) => {
-                whole / self.shape[dim].max(1) * shard_range(self.shape[dim], degree, index).len()
-            }
-            Placement::Replicate | Placement::Partial(_) => whole,
-        }
+        self.local_shape(degree, index).iter().product()
     }
 }
 
@@ -56,6 +59,8 @@ pub struct LayerPlacement {
 pub struct ResolvedPlan {
     /// Number of tensor-parallel ranks.
     pub degree: usize,
+    /// Whether products run while parts of their inputs or outputs travel.
+    pub overlap: bool,
     /// Layers with a style, in the order of the plan.
     pub layers: Vec<LayerPlacement>,
     /// Parameters without a style: whole on every rank.
@@ -66,6 +71,15 @@ impl ResolvedPlan {
     /// Iterates over all parameters of the model.
     pub fn params(&self) -> impl Iterator<Item = &ParamPlacement> {
         self.layers.iter().flat_map(|layer| &layer.params).chain(&self.replicated)
+    }
+
+    /// Tells whether the products of a layer can run while parts of their input or output travel:
+    /// those that enter a module only if every layer that reads the input leaves its output split.
+    pub(super) fn can_overlap(&self, layer: &LayerPlacement) -> bool {
+        let reads = |other: &&LayerPlacement| other.prepared && parent(&other.path) == layer.path;
+        let keeps_features = |other: &LayerPlacement| other.style.output() == FEATURES;
+        !matches!(layer.style, Style::Input(_))
+            || self.layers.iter().filter(reads).all(keeps_features)
     }
 
     /// Returns the number of parameters that rank `index` holds.
@@ -80,6 +94,7 @@ pub(super) fn resolve(
     layers: &BTreeMap<String, LayerEntry>,
     specs: &BTreeMap<String, ParamSpec>,
     degree: usize,
+    overlap: bool,
 ) -> Result<ResolvedPlan, TensorParallelError> {
     let (mut styled, mut order) = (BTreeMap::new(), Vec::new());
     for (pattern, style) in &plan.rules {
@@ -113,12 +128,16 @@ pub(super) fn resolve(
     }
     check_flows(plan, layers, &styled)?;
     let replicated = uncovered(layers, specs, &styled)?;
-    Ok(ResolvedPlan { degree, layers: resolved, replicated })
+    Ok(ResolvedPlan { degree, overlap, layers: resolved, replicated })
+}
+
+/// Returns the path of the module directly above.
+fn parent(path: &str) -> &str {
+    path.rsplit_once('.').map_or("", |(parent, _)| parent)
 }
 
 fn takes_prepared_input(path: &str, style: &Style, styled: &BTreeMap<&str, Style>) -> bool {
-    let parent = path.rsplit_once('.').map_or("", |(parent, _)| parent);
-    let prepares = matches!(styled.get(parent), Some(Style::Input(prepare)) if prepare.desired == Placement::Replicate);
+    let prepares = matches!(styled.get(parent(path)), Some(Style::Input(prepare)) if prepare.desired == Placement::Replicate);
     prepares && matches!(style, Style::Colwise(style) if style.input == Placement::Replicate)
 }
 
@@ -132,7 +151,7 @@ fn uncovered(
         styled.values().any(|style| style.input() == SEQUENCE || style.output() == SEQUENCE);
     let mut replicated = Vec::new();
     for (path, spec) in specs {
-        let owner = path.rsplit_once('.').map_or("", |(owner, _)| owner);
+        let owner = parent(path);
         if styled.contains_key(owner) {
             continue;
         }

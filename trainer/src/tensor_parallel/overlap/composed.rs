@@ -1,36 +1,20 @@
-//! Products that run while parts of their inputs or outputs travel.
-//!
-//! A sequence is cut into chunks. While one chunk is multiplied the next one is under way, so that
-//! with hardware that communicates beside computing only the first or last chunk's travel is waited
-//! for. The numbers are those of the plain operations.
+//! The overlapped products, composed of differentiable collectives: for backends without a kernel.
 
 use burn::tensor::Tensor;
 
+use super::chunks;
 use crate::comm::ProcessGroup;
 use crate::comm::differentiable::{Issued, issue_all_gather, issue_reduce_scatter};
 use crate::kernels;
 use crate::nn::Linear;
 
-/// Chunks of a sequence: more hide more of the travel and make the products smaller.
-const CHUNKS: usize = 4;
-
-/// Returns the number of chunks into which a part of a sequence is cut evenly.
-fn chunks(part: usize) -> usize {
-    (1..=CHUNKS).rev().find(|chunks| part.is_multiple_of(*chunks)).unwrap_or(1)
-}
-
-/// Gathers a split sequence and applies layers to it: `[b, s / n, h]` to `[b, s, o]` each.
-///
-/// # Communication
-///
-/// As many all-gathers as chunks, together of the volume of one; backward as many reduce-scatters.
 pub(super) fn all_gather_project(
     x: &Tensor<3>,
     layers: &[&Linear],
     group: &ProcessGroup,
 ) -> Vec<Tensor<3>> {
     let [b, part, _] = x.dims();
-    let (n, count) = (group.size(), chunks(part));
+    let (n, count) = (group.size(), chunks::count(part));
     let len = part / count;
     let mut issued =
         (0..count).map(|i| issue_all_gather(x.clone().narrow(1, i * len, len), 1, group));
@@ -54,29 +38,15 @@ pub(super) fn all_gather_project(
     outputs.into_iter().map(join).collect()
 }
 
-/// Multiplies by the own rows of a weight and keeps the own part of the sequence of the sum: `[b,
-/// s, h / n]` to `[b, s / n, o]`.
-///
-/// # Communication
-///
-/// As many reduce-scatters as chunks, together of the volume of one; backward as many all-gathers.
 pub(super) fn linear_reduce_scatter(
     x: Tensor<3>,
-    weight: Tensor<2>,
+    weight: &Tensor<2>,
     group: &ProcessGroup,
 ) -> Tensor<3> {
     let [b, s, h] = x.dims();
     let n = group.size();
-    if !s.is_multiple_of(n) {
-        // The plain operation says what is wrong.
-        return crate::comm::differentiable::reduce_scatter(
-            kernels::linear(x, weight, None),
-            1,
-            group,
-        );
-    }
     let part = s / n;
-    let count = chunks(part);
+    let count = chunks::count(part);
     let len = part / count;
     let x = x.reshape([b, n, part, h]);
     let chunk = |i: usize| {
