@@ -9,7 +9,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::train::RunArgs;
 use super::{
-    Exit, Failure, bench_comm, benchmark, config, data, doctor, selftest, summarize, topo, train,
+    Exit, Failure, bench_comm, benchmark, config, data, doctor, plan, selftest, summarize, topo,
+    train,
 };
 use crate::recipe::Recipe;
 
@@ -32,6 +33,8 @@ pub struct Cli {
 enum Command {
     /// Prints the mesh of any world: coordinates, groups, valid shapes
     Topo(topo::TopoArgs),
+    /// Checks how a configuration lies over its ranks and prints what each will hold
+    Plan(plan::PlanArgs),
     /// Prints the model, the mesh and the batch of a configuration
     Summarize(summarize::SummarizeArgs),
     /// Runs every collective on known inputs
@@ -93,6 +96,7 @@ fn run(
             };
             topo::run(args, out).map_err(hinted).map(|()| Exit::Ok)
         }
+        Some(Command::Plan(args)) => plan::run(args, run, recipes, out).map(|()| Exit::Ok),
         Some(Command::Summarize(args)) => {
             summarize::run(args, run, recipes, out).map(|()| Exit::Ok)
         }

@@ -20,6 +20,7 @@ mod exit_code;
 mod failure;
 mod logging;
 mod main;
+mod plan;
 pub mod selftest;
 mod summarize;
 pub mod topo;

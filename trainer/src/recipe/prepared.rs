@@ -8,7 +8,7 @@ use crate::comm::RankFailure;
 use crate::config::{ConfigErrors, Loaded, ResolvedConfig};
 use crate::nn::{self, ParameterEntry, Scope};
 use crate::train::{
-    Interrupt, RunOutcome, RunPlan, SetupContext, TrainError, Trainer, TrainingStep,
+    Interrupt, Placements, RunOutcome, RunPlan, SetupContext, TrainError, Trainer, TrainingStep,
 };
 
 /// Why a recipe cannot run a configuration.
@@ -37,6 +37,17 @@ pub trait Prepared {
     ///
     /// The recipe cannot build the model.
     fn parameters(&self) -> Result<Vec<ParameterEntry>, TrainError>;
+
+    /// Says what `rank` will hold of the model, without making any value or starting a rank.
+    ///
+    /// # Errors
+    ///
+    /// The recipe cannot build or split the model.
+    fn placements(&self, rank: usize) -> Result<Placements, TrainError>;
+
+    /// Estimates the bytes that a rank's operations hold for the backward pass of a microbatch, if
+    /// the recipe tells.
+    fn activation_bytes(&self) -> Option<u64>;
 
     /// Returns the floating-point operations of one trained token, if the recipe tells.
     fn flops_per_token(&self) -> Option<f64>;
@@ -88,6 +99,14 @@ impl<S: TrainingStep> Prepared for PreparedTrainer<'_, S> {
         let model = self.trainer.setup().configure_model(&self.config, &ctx);
         let model = model.map_err(|source| TrainError::Hook { hook: "configure_model", source })?;
         Ok(nn::parameters(&model))
+    }
+
+    fn placements(&self, rank: usize) -> Result<Placements, TrainError> {
+        self.trainer.placements(&self.config, &self.plan, rank)
+    }
+
+    fn activation_bytes(&self) -> Option<u64> {
+        self.trainer.setup().activation_bytes(&self.config, &self.plan)
     }
 
     fn flops_per_token(&self) -> Option<f64> {

@@ -33,6 +33,11 @@ impl Layouts {
         Self(nn::parameters(model).iter().map(|entry| (entry.path.clone(), held(entry))).collect())
     }
 
+    /// Iterates over all parameters in the order of their paths.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Held)> {
+        self.0.iter().map(|(path, held)| (path.as_str(), held))
+    }
+
     /// Returns a parameter.
     pub(crate) fn get(&self, path: &str) -> &Held {
         self.0.get(path).expect("layouts list every parameter of the model")

@@ -9,6 +9,7 @@ mod error;
 mod fit;
 mod interrupt;
 mod layouts;
+mod placements;
 mod plan;
 mod rank;
 mod replicate;
@@ -21,6 +22,7 @@ pub use batch::{Batch, BatchStream, DataContext, Streams, TokenBatch};
 pub use config::{NonFinitePolicy, RunConfig, TrainingParameters};
 pub use error::{BoxError, Result, TrainError};
 pub use interrupt::Interrupt;
+pub use placements::{HeldParameter, Placements};
 pub use plan::{RunLength, RunPlan, TrainingPlan};
 pub use replicate::Replicate;
 pub use setup::{

@@ -145,7 +145,8 @@ impl<S: TrainingStep> Trainer<S> {
     ///
     /// # Errors
     ///
-    /// An axis whose setup trait is missing; whatever the recipe's own check finds.
+    /// An axis whose setup trait is missing; whatever the recipe's own check finds; a model that
+    /// does not split as the plan wants.
     pub fn check(&self, config: &S::Config, plan: &RunPlan) -> Result<(), TrainError> {
         let missing =
             |capability| TrainError::MissingCapability { mesh: describe(&plan.mesh), capability };
@@ -161,7 +162,8 @@ impl<S: TrainingStep> Trainer<S> {
         {
             return Err(missing(capability));
         }
-        self.setup.check(config, plan).map_err(|error| TrainError::hook("check", error))
+        self.setup.check(config, plan).map_err(|error| TrainError::hook("check", error))?;
+        self.check_placements(config, plan)
     }
 
     /// Runs the plan with one thread per rank and returns when all ranks have ended.
