@@ -4,18 +4,16 @@
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 mod support;
 
-use support::{Run, TINY, close};
-
-/// Relative difference allowed between numbers of replicas, f32.
-const STEP: f64 = 1e-6;
-
-/// Relative difference allowed at the first and at the last of a few steps where matrices or
-/// parameters are split, f32.
-const SPLIT: [f64; 2] = [1e-6, 1e-5];
+use support::tolerance::{FIRST_STEP, LATER_STEP, REPLICAS};
+use support::{GPT2, Run, TINY, close};
 
 fn losses(sets: &[&str]) -> Vec<(f64, f64)> {
+    losses_of(TINY, sets)
+}
+
+fn losses_of(toml: &str, sets: &[&str]) -> Vec<(f64, f64)> {
     let folder = tempfile::tempdir().unwrap();
-    let (_, seen) = Run::new(folder.path(), TINY).with(sets).go().unwrap();
+    let (_, seen) = Run::new(folder.path(), toml).with(sets).go().unwrap();
     seen.steps.iter().map(|step| (step.loss, step.grad_norm)).collect()
 }
 
@@ -23,8 +21,8 @@ fn losses(sets: &[&str]) -> Vec<(f64, f64)> {
 fn check_equal(reference: &[(f64, f64)], other: &[(f64, f64)], what: &str) {
     assert_eq!(reference.len(), other.len(), "{what}");
     for (step, (a, b)) in reference.iter().zip(other).enumerate() {
-        close(a.0, b.0, STEP, &format!("{what}: loss of step {}", step + 1));
-        close(a.1, b.1, STEP, &format!("{what}: gradient norm of step {}", step + 1));
+        close(a.0, b.0, REPLICAS, &format!("{what}: loss of step {}", step + 1));
+        close(a.1, b.1, REPLICAS, &format!("{what}: gradient norm of step {}", step + 1));
     }
 }
 
@@ -80,17 +78,22 @@ fn masked_labels_weigh_the_same_on_every_mesh() {
     let ranks = run(&["device_parameters.preset=ddp", "device_parameters.world_size=4"]);
     for (a, b) in reference.iter().zip(&ranks) {
         assert_eq!(a.tokens, b.tokens);
-        close(a.loss, b.loss, STEP, "loss");
-        close(a.grad_norm, b.grad_norm, STEP, "gradient norm");
+        close(a.loss, b.loss, REPLICAS, "loss");
+        close(a.grad_norm, b.grad_norm, REPLICAS, "gradient norm");
     }
 }
 
 #[track_caller]
 fn check_split(reference: &[(f64, f64)], sets: &[&str]) {
-    let split = losses(sets);
+    check_split_of(TINY, reference, sets);
+}
+
+#[track_caller]
+fn check_split_of(toml: &str, reference: &[(f64, f64)], sets: &[&str]) {
+    let split = losses_of(toml, sets);
     assert_eq!(reference.len(), split.len());
     for (step, (a, b)) in reference.iter().zip(&split).enumerate() {
-        let tolerance = SPLIT[usize::from(step > 0)];
+        let tolerance = if step == 0 { FIRST_STEP } else { LATER_STEP };
         let what = |number| format!("{}: {number} of step {}", sets.join(", "), step + 1);
         close(a.0, b.0, tolerance, &what("loss"));
         close(a.1, b.1, tolerance, &what("gradient norm"));
@@ -99,29 +102,41 @@ fn check_split(reference: &[(f64, f64)], sets: &[&str]) {
 
 #[test]
 fn split_matrices_give_the_single_rank_run() {
-    let five = "training_parameters.steps=5";
-    for model in ["model.tied_embeddings=false", "model.tied_embeddings=true"] {
-        let optimizer = ["optimizer.name=sgd", "optimizer.lr=1e-2"];
-        let reference = losses(&[&[five, model], &optimizer[..]].concat());
-        for (tensor_parallel, replicas) in [(2, 1), (2, 2)] {
+    let models: [(&str, &[&str]); 3] = [
+        (TINY, &["model.num_kv_heads=4", "model.tied_embeddings=false"]),
+        (TINY, &["model.num_kv_heads=4", "model.tied_embeddings=true"]),
+        (GPT2, &[]),
+    ];
+    let modes = [(true, true), (false, true), (true, false), (false, false)];
+    for (toml, model) in models {
+        let rest = ["training_parameters.steps=5", "optimizer.name=sgd", "optimizer.lr=1e-2"];
+        let common = [model, &rest[..]].concat();
+        let reference = losses_of(toml, &common);
+        let check = |tensor_parallel: usize, replicas: usize, switches: &[String]| {
             let mesh = [
                 format!("device_parameters.world_size={}", tensor_parallel * replicas),
                 format!("device_parameters.tensor_parallel={tensor_parallel}"),
                 format!("device_parameters.dp_replicate={replicas}"),
             ];
-            for switches in [
-                ["sequence_parallel=true", "loss_parallel=true"],
-                ["sequence_parallel=false", "loss_parallel=true"],
-                ["sequence_parallel=true", "loss_parallel=false"],
-                ["sequence_parallel=false", "loss_parallel=false"],
-            ] {
-                let switches = switches.map(|switch| format!("device_parameters.{switch}"));
-                let all = mesh.iter().chain(&switches).map(String::as_str);
-                let sets: Vec<&str> =
-                    [five, model].into_iter().chain(optimizer).chain(all).collect();
-                check_split(&reference, &sets);
+            let all = mesh.iter().chain(switches).map(String::as_str);
+            check_split_of(
+                toml,
+                &reference,
+                &common.iter().copied().chain(all).collect::<Vec<_>>(),
+            );
+        };
+        for (tensor_parallel, replicas) in [(2, 1), (2, 2), (4, 1), (4, 2)] {
+            // Eight ranks take their time on a few cores: one mode is enough.
+            let modes = if replicas * tensor_parallel == 8 { &modes[..1] } else { &modes[..] };
+            for (sequence, loss) in modes {
+                let switches = [
+                    format!("device_parameters.sequence_parallel={sequence}"),
+                    format!("device_parameters.loss_parallel={loss}"),
+                ];
+                check(tensor_parallel, replicas, &switches);
             }
         }
+        check(2, 2, &["device_parameters.async_tensor_parallel=true".to_owned()]);
     }
 }
 

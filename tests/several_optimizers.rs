@@ -1,6 +1,9 @@
 //! An algorithm with two models and two optimizers, as a generator and its critic have.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+#[path = "support/tolerance.rs"]
+mod tolerance;
+
 use std::sync::{Arc, Mutex};
 
 use burn::module::Module;
@@ -133,9 +136,11 @@ fn replicas_take_the_same_steps() {
     let ranks = run(&["device_parameters.preset=ddp", "device_parameters.world_size=2"]).unwrap();
     assert_eq!(ranks.len(), 8, "two ranks");
     for sums in ranks {
-        let found = alone
-            .iter()
-            .any(|a| a.iter().zip(&sums).all(|(a, b)| (a - b).abs() <= 1e-6 * a.abs().max(1.0)));
+        let found = alone.iter().any(|a| {
+            a.iter()
+                .zip(&sums)
+                .all(|(a, b)| (a - b).abs() <= tolerance::REPLICAS * a.abs().max(1.0))
+        });
         assert!(found, "{sums:?} is not in {alone:?}");
     }
 }

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../../tests/support/tolerance.rs"]
+mod tolerance;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use dream_models::mlp::{Activation, Mlp, MlpConfig};
 use dream_trainer::nn::{ParameterEntry, Scope, assign_values, parameters};
+use tolerance::MODEL;
 
 fn build(config: &MlpConfig, device: &Device, weights: &[&[f32]]) -> Mlp {
     let model = config.init(&Scope::root(device.clone(), 0)).unwrap();
@@ -63,7 +67,7 @@ fn output_is_activated_only_where_asked() {
     for (activation, activate_output, expected) in rows {
         let config = MlpConfig { widths: vec![2, 2, 1], activation, activate_output, bias: false };
         let y = build(&config, &device, &weights).forward(x.clone()).into_scalar::<f32>();
-        assert!((y - expected).abs() < 1e-5, "{activation:?}, {activate_output}: {y}");
+        assert!(f64::from((y - expected).abs()) < MODEL, "{activation:?}, {activate_output}: {y}");
     }
 }
 

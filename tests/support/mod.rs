@@ -1,9 +1,13 @@
 //! Runs configurations inside the test process and collects what callbacks see.
 
+pub mod tolerance;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use dream_trainer::callbacks::{Callback, CallbackResult, CallbackSet, Requests, RunView};
+use dream_trainer::callbacks::{
+    Callback, CallbackResult, CallbackSet, MemoryUse, Requests, RunView,
+};
 use dream_trainer::config::{self, Sources};
 use dream_trainer::metrics::{StepInfo, ValidationInfo};
 use dream_trainer::recipe::{Prepared, Recipe, find};
@@ -37,11 +41,41 @@ num_sequences = 64
 jsonl = false
 "#;
 
+/// A GPT-2 with biases on made-up tokens.
+pub const GPT2: &str = r#"
+[model]
+name = "gpt2"
+dim = 32
+num_layers = 2
+num_heads = 4
+vocab_size = 97
+max_seq_len = 64
+bias = true
+
+[training_parameters]
+steps = 6
+global_batch_size = 8
+sequence_length = 16
+
+[optimizer]
+lr = 1e-2
+
+[data]
+source = "synthetic"
+vocab_size = 97
+num_sequences = 64
+
+[metrics]
+jsonl = false
+"#;
+
 /// What a run reported.
 #[derive(Debug, Default, Clone)]
 pub struct Seen {
     /// Steps, in order.
     pub steps: Vec<StepInfo>,
+    /// What the first step showed of memory.
+    pub memory: Option<MemoryUse>,
     /// Validations, in order.
     pub validations: Vec<ValidationInfo>,
 }
@@ -64,6 +98,11 @@ impl Callback for Collect {
     ) -> CallbackResult {
         self.seen.lock().unwrap().steps.push(info.clone());
         requests.stop = self.stop_after == Some(info.step);
+        Ok(())
+    }
+
+    fn post_first_step(&mut self, _: &RunView, memory: &MemoryUse) -> CallbackResult {
+        self.seen.lock().unwrap().memory = Some(*memory);
         Ok(())
     }
 
@@ -105,6 +144,12 @@ impl<'a> Run<'a> {
 
     /// Runs it; an error comes as text.
     pub fn go(self) -> Result<(RunOutcome, Seen), String> {
+        let stop_after = self.stop_after;
+        self.prepared(|prepared| run_prepared(prepared, stop_after))?
+    }
+
+    /// Prepares it and hands it over; an error comes as text.
+    pub fn prepared<R>(self, then: impl FnOnce(&dyn Prepared) -> R) -> Result<R, String> {
         let file = self.folder.join("run.toml");
         std::fs::write(&file, self.toml).unwrap();
         let mut sets = vec![format!("run.output_dir='{}'", self.folder.join("outputs").display())];
@@ -115,7 +160,7 @@ impl<'a> Run<'a> {
         let recipes: Vec<Recipe> = recipes();
         let recipe = find(&recipes, &resolved.model).map_err(|errors| errors.to_string())?;
         let prepared = recipe.prepare(&loaded, &resolved).map_err(|error| chain(&error))?;
-        run_prepared(prepared.as_ref(), self.stop_after)
+        Ok(then(prepared.as_ref()))
     }
 }
 

@@ -7,5 +7,5 @@ mod parity;
 mod perceptron;
 mod plans;
 mod subject;
-#[path = "../../../trainer/tests/tensor_parallel/tolerance.rs"]
+#[path = "../../../tests/support/tolerance.rs"]
 mod tolerance;

@@ -29,9 +29,12 @@ fn more_ranks_than_key_value_heads_are_an_error() {
     let scope = Scope::root(device(), 0);
     let model = Llama3::build(&scope);
     let options = TensorParallelOptions::default();
-    let tp = TensorParallel::planned(scope, 8, options);
-    let error = tp.resolve(&model.plan(options)).expect_err("4 heads for 8 ranks").to_string();
-    assert_eq!(error, "`num_kv_heads` is 4 but must be a multiple of the tensor-parallel degree 8");
+    let tp = TensorParallel::planned(scope, 16, options);
+    let error = tp.resolve(&model.plan(options)).expect_err("8 heads for 16 ranks").to_string();
+    assert_eq!(
+        error,
+        "`num_kv_heads` is 8 but must be a multiple of the tensor-parallel degree 16"
+    );
 }
 
 #[test]

@@ -35,8 +35,8 @@ pub(crate) fn llama3_config() -> Llama3Config {
     Llama3Config {
         dim: Some(32),
         num_layers: Some(2),
-        num_heads: Some(8),
-        num_kv_heads: Some(4),
+        num_heads: Some(16),
+        num_kv_heads: Some(8),
         ffn_dim: Some(48),
         vocab_size: Some(VOCABULARY),
         max_seq_len: Some(64),
@@ -72,7 +72,7 @@ impl Subject for Gpt2 {
             max_seq_len: 32,
             dim: 32,
             num_layers: 2,
-            num_heads: 4,
+            num_heads: 8,
             bias: true,
             ..Gpt2Config::default()
         };
@@ -149,9 +149,14 @@ pub(crate) struct Run {
 
 /// Trains a subject with plain gradient descent on all ranks of a setting.
 pub(crate) fn train<S: Subject>(setting: Setting, steps: usize) -> Vec<Run> {
+    on_ranks(setting, |comm| train_rank::<S>(setting, steps, comm))
+}
+
+/// Runs something on every rank of a setting.
+pub(crate) fn on_ranks<R: Send>(setting: Setting, run: impl Fn(MeshComm) -> R + Sync) -> Vec<R> {
     let body = |ctx: RankContext| {
         let comm = MeshComm::new(ctx.fabric.clone(), setting.mesh(), ctx.rank())?;
-        Ok::<_, dream_trainer::comm::CommError>(train_rank::<S>(setting, steps, comm))
+        Ok::<_, dream_trainer::comm::CommError>(run(comm))
     };
     let timeouts = dream_trainer::comm::CommTimeouts::uniform(std::time::Duration::from_mins(2));
     match launch_threads(setting.dp * setting.tp, timeouts, body) {

@@ -6,6 +6,8 @@ mod memory;
 mod model;
 mod overlap;
 mod parity;
+#[path = "../../../tests/support/tolerance.rs"]
+mod tolerance;
 mod traffic;
 mod unit;
 mod world;

@@ -4,6 +4,7 @@ use dream_trainer::fsdp::{ActivationCheckpointing, FullyShardConfig, Reshard};
 use dream_trainer::mesh::{Degree, Degrees};
 use dream_trainer::optim::OptimizerName;
 
+use crate::tolerance::{FIRST_STEP, LATER_STEP, MODEL, PAIR};
 use crate::world::{Blocks, Case, Seen, assemble};
 
 pub(crate) fn fsdp(ranks: usize) -> Degrees {
@@ -28,7 +29,7 @@ pub(crate) fn check(case: &Case) -> Vec<Seen> {
     let ranks = case.run();
     for (index, seen) in ranks.iter().enumerate() {
         for step in 0..case.steps {
-            let tolerance = if step == 0 { 1e-6 } else { 1e-5 };
+            let tolerance = if step == 0 { FIRST_STEP } else { LATER_STEP };
             let at = format!("rank {index}, step {step} of {case:?}");
             close(&format!("loss, {at}"), seen.losses[step], reference.losses[step], tolerance);
             close(&format!("norm, {at}"), seen.norms[step], reference.norms[step], tolerance);
@@ -36,7 +37,7 @@ pub(crate) fn check(case: &Case) -> Vec<Seen> {
     }
     let gradients: fn(&Seen) -> &Blocks = |seen| &seen.first_gradients;
     let parameters: fn(&Seen) -> &Blocks = |seen| &seen.parameters;
-    let kinds = [("gradient", 1e-6, gradients), ("parameter", 1e-5, parameters)];
+    let kinds = [("gradient", PAIR, gradients), ("parameter", MODEL, parameters)];
     for (kind, tolerance, of) in kinds {
         let whole = assemble(ranks.iter().map(of));
         let expected = assemble(std::iter::once(of(&reference)));

@@ -11,6 +11,8 @@ use dream_trainer::fsdp::{FsdpError, FullyShard, FullyShardConfig, Reshard, Unit
 use dream_trainer::mesh::{AxisSet, Degree, Degrees, MeshOrder};
 use dream_trainer::nn::{self, Linear, LinearConfig, Scope};
 
+use crate::tolerance::PAIR;
+
 #[derive(Module, Debug)]
 struct Pair {
     first: Linear,
@@ -125,7 +127,7 @@ fn check(freeze: bool, compute: Compute) {
                 let expected = plain.get(name).cloned().unwrap_or_else(|| vec![0.0; values.len()]);
                 for (a, b) in values.iter().zip(&expected) {
                     assert!(
-                        (a - b).abs() <= 1e-6 * b.abs().max(1.0),
+                        f64::from((a - b).abs()) <= PAIR * f64::from(b.abs().max(1.0)),
                         "`{name}`: {a} is not {b} with {mode}"
                     );
                 }

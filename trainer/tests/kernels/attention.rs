@@ -5,8 +5,7 @@ use dream_trainer::kernels::{AttentionOptions, attention};
 use proptest::prelude::*;
 
 use crate::harness::{assert_close, check, check_differences, flat, numbers, read, run};
-
-const TOLERANCE: f64 = 1e-6;
+use crate::tolerance::{OPERATION, OPERATION_F64};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sizes {
@@ -121,11 +120,11 @@ fn every_mask_matches_its_definition() {
     let inputs = sizes.inputs();
     for (what, options) in masks() {
         let expected = by_definition(sizes, &inputs, &options);
-        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, TOLERANCE)] {
+        for (dtype, tolerance) in [(DType::F64, OPERATION_F64), (DType::F32, OPERATION)] {
             let tensors: Vec<_> = inputs.iter().map(|v| flat(v, dtype, &Device::flex())).collect();
             assert_close(what, &read(sizes.run(&tensors, &options)), &expected, tolerance);
         }
-        check(what, &inputs, TOLERANCE, &|x| sizes.run(x, &options));
+        check(what, &inputs, OPERATION, &|x| sizes.run(x, &options));
         check_differences(what, &inputs, &|x| sizes.run(x, &options));
     }
 }
@@ -136,7 +135,7 @@ fn several_blocks_of_queries_and_keys_match_f64() {
     let windowed = AttentionOptions { window: Some(70), ..AttentionOptions::causal() };
     let rows = [AttentionOptions::default(), AttentionOptions::causal(), windowed];
     for options in rows {
-        check("blocks", &sizes.inputs(), TOLERANCE, &|x| sizes.run(x, &options));
+        check("blocks", &sizes.inputs(), OPERATION, &|x| sizes.run(x, &options));
     }
 }
 
@@ -151,7 +150,7 @@ fn queries_that_see_nothing_yield_zeros_and_no_gradient() {
         ..AttentionOptions::causal()
     };
     let inputs = sizes.inputs();
-    check("hidden rows", &inputs, TOLERANCE, &|x| sizes.run(x, &options));
+    check("hidden rows", &inputs, OPERATION, &|x| sizes.run(x, &options));
     let outcome = run(&inputs, DType::F32, &|x| sizes.run(x, &options));
     for row in [0, 1, 3] {
         let row = row * 3..row * 3 + 3;
@@ -171,7 +170,7 @@ fn a_block_of_a_longer_sequence_masks_as_the_whole_does() {
     let tail =
         vec![tensors[0].clone().narrow(0, 7 * 8, 5 * 8), tensors[1].clone(), tensors[2].clone()];
     let options = AttentionOptions { query_offset: 7, ..options };
-    assert_close("tail", &read(part.run(&tail, &options)), &expected[7 * 8..], 1e-6);
+    assert_close("tail", &read(part.run(&tail, &options)), &expected[7 * 8..], OPERATION);
 }
 
 #[test]
@@ -205,6 +204,6 @@ proptest! {
     ) {
         let sizes = Sizes { batch, queries, keys: queries, heads: kv_heads * group, kv_heads, head_dim };
         let options = AttentionOptions { causal, window, ..AttentionOptions::default() };
-        check("attention", &sizes.inputs(), TOLERANCE, &|x| sizes.run(x, &options));
+        check("attention", &sizes.inputs(), OPERATION, &|x| sizes.run(x, &options));
     }
 }

@@ -5,6 +5,7 @@ use dream_trainer::kernels::{AttentionOptions, attention_block, attention_block_
 
 use crate::attention::Sizes;
 use crate::harness::{assert_close, flat, numbers, read, run};
+use crate::tolerance::{BLOCKS, OPERATION_F64};
 
 /// Attends to the keys in two blocks and combines outputs and gradients.
 fn in_two_blocks(sizes: Sizes, inputs: &[Vec<f64>], dtype: DType) -> [Vec<f64>; 4] {
@@ -47,7 +48,7 @@ fn blocks_of_keys_combine_to_the_whole() {
     let sizes = Sizes { batch: 2, queries: 11, keys: 11, heads: 4, kv_heads: 2, head_dim: 6 };
     let inputs = sizes.inputs();
     let whole = run(&inputs, DType::F64, &|x| sizes.run(x, &AttentionOptions::causal()));
-    for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::F64, 1e-12)] {
+    for (dtype, tolerance) in [(DType::F32, BLOCKS), (DType::F64, OPERATION_F64)] {
         let [value, gradients @ ..] = in_two_blocks(sizes, &inputs, dtype);
         assert_close("value", &value, &whole.value, tolerance);
         for (actual, expected) in gradients.iter().zip(&whole.gradients) {

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dream_trainer::kernels::{self, AttentionOptions, RopePositions, RopeTable};
 
 use crate::harness::{Operation, Outcome, assert_close, numbers, run_weighted};
+use crate::tolerance::OPERATION;
 
 /// Half-precision types with half the distance between neighbors, relative, and at zero.
 const TYPES: [(DType, f64, f64); 2] =
@@ -24,7 +25,7 @@ fn assert_rounded(what: &str, actual: &[f64], expected: &[f64], roundoff: f64, s
     assert_eq!(actual.len(), expected.len(), "{what}: length");
     let largest = expected.iter().fold(0.0_f64, |max, x| max.max(x.abs()));
     for (a, b) in actual.iter().zip(expected) {
-        let bound = roundoff * b.abs() + 1e-6 * largest + smallest;
+        let bound = roundoff * b.abs() + OPERATION * largest + smallest;
         assert!((a - b).abs() <= bound, "{what}: {a} is not {b} rounded once");
     }
 }
@@ -125,7 +126,7 @@ fn losses_are_not_rounded() {
         let inputs: Vec<_> = (0u64..).zip(sizes).map(|(i, &len)| coarse(i, len)).collect();
         let expected = run(&inputs, DType::F64, operation).value[0];
         let actual = run(&inputs, DType::BF16, operation).value[0];
-        assert!((actual - expected).abs() <= 1e-6 * expected, "{what}: {actual}, {expected}");
+        assert!((actual - expected).abs() <= OPERATION * expected, "{what}: {actual}, {expected}");
     }
 }
 

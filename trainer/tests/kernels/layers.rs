@@ -5,13 +5,12 @@ use dream_trainer::kernels::{self, RopePositions, RopeTable};
 use proptest::prelude::*;
 
 use crate::harness::{Operation, check, check_differences, numbers, read};
-
-const TOLERANCE: f64 = 1e-6;
+use crate::tolerance::OPERATION;
 
 #[track_caller]
 fn check_layer(what: &str, sizes: &[usize], operation: Operation) {
     let inputs: Vec<_> = (0u64..).zip(sizes).map(|(i, &len)| numbers(i, len)).collect();
-    check(what, &inputs, TOLERANCE, operation);
+    check(what, &inputs, OPERATION, operation);
 }
 
 fn flatten<const D: usize>(x: Tensor<D>) -> Tensor<1> {
@@ -108,7 +107,7 @@ fn rope_rotates_half_against_half() {
         4.0 * 0.3f64.cos() + 2.0 * 0.3f64.sin(),
     ];
     for (actual, expected) in rotated.iter().zip(expected) {
-        assert!((actual - expected).abs() < 1e-6, "{actual} against {expected}");
+        assert!((actual - expected).abs() < OPERATION, "{actual} against {expected}");
     }
 }
 

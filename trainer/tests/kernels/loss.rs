@@ -5,6 +5,7 @@ use dream_trainer::kernels::{self, IGNORE_INDEX};
 use proptest::prelude::*;
 
 use crate::harness::{assert_close, check, check_differences, flat, numbers, read, run};
+use crate::tolerance::{OPERATION, OPERATION_F64};
 
 fn labels(seed: u64, tokens: usize, vocabulary: usize) -> Vec<i64> {
     numbers(seed, tokens)
@@ -24,15 +25,15 @@ proptest! {
     #[test]
     fn losses_match_f64(tokens in 8usize..60, hidden in 1usize..24, vocabulary in 8usize..90) {
         let labels = tensor(&labels(5, tokens, vocabulary));
-        check("cross_entropy", &[numbers(0, tokens * vocabulary)], 1e-6, &|x| {
+        check("cross_entropy", &[numbers(0, tokens * vocabulary)], OPERATION, &|x| {
             kernels::cross_entropy(x[0].clone().reshape([tokens, vocabulary]), labels.clone())
         });
         let inputs = [numbers(0, tokens * hidden), numbers(1, hidden * vocabulary)];
-        check("linear_cross_entropy", &inputs, 1e-6, &|x| {
+        check("linear_cross_entropy", &inputs, OPERATION, &|x| {
             let weight = x[1].clone().reshape([hidden, vocabulary]);
             kernels::linear_cross_entropy(x[0].clone().reshape([tokens, hidden]), weight, labels.clone())
         });
-        check("tied_linear_cross_entropy", &inputs, 1e-6, &|x| {
+        check("tied_linear_cross_entropy", &inputs, OPERATION, &|x| {
             let table = x[1].clone().reshape([vocabulary, hidden]);
             kernels::tied_linear_cross_entropy(x[0].clone().reshape([tokens, hidden]), table, labels.clone())
         });
@@ -45,7 +46,7 @@ fn several_blocks_of_tokens_match_f64() {
     let (tokens, hidden, vocabulary) = (300, 3, 9000);
     let labels = tensor(&labels(5, tokens, vocabulary));
     let inputs = [numbers(0, tokens * hidden), numbers(1, hidden * vocabulary)];
-    check("blocks", &inputs, 1e-6, &|x| {
+    check("blocks", &inputs, OPERATION, &|x| {
         let weight = x[1].clone().reshape([hidden, vocabulary]);
         kernels::linear_cross_entropy(
             x[0].clone().reshape([tokens, hidden]),
@@ -61,7 +62,7 @@ fn sums_the_losses_of_counted_tokens() {
     let loss =
         |row: [f64; 3], label: usize| row.iter().map(|v| v.exp()).sum::<f64>().ln() - row[label];
     let expected = loss(logits[0], 2) + loss(logits[1], 0);
-    for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-12)] {
+    for (dtype, tolerance) in [(DType::F32, OPERATION), (DType::F64, OPERATION_F64)] {
         let x = flat(&logits.concat(), dtype, &Device::flex()).reshape([3, 3]);
         let actual = read(kernels::cross_entropy(x, tensor(&[2, 0, IGNORE_INDEX])))[0];
         assert!((actual - expected).abs() < tolerance * expected, "{actual} against {expected}");
@@ -111,7 +112,7 @@ fn evaluation_outside_a_tape_gives_the_same_loss() {
         kernels::linear_cross_entropy(x[0].clone().reshape([40, 6]), weight, labels.clone())
     });
     let plain = loss(&Device::flex().autodiff());
-    assert!((plain - tracked.value[0]).abs() < 1e-6 * plain);
+    assert!((plain - tracked.value[0]).abs() < OPERATION * plain);
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn shards_of_the_vocabulary_combine_to_the_whole() {
         kernels::cross_entropy(x[0].clone().reshape([tokens, vocabulary]), labels.clone())
     });
     let factor = numbers(77, 1)[0];
-    for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-12)] {
+    for (dtype, tolerance) in [(DType::F32, OPERATION), (DType::F64, OPERATION_F64)] {
         let x = flat(&logits, dtype, &Device::flex()).reshape([tokens, vocabulary]);
         let shards =
             [(0, 20), (20, 30)].map(|(first, len)| (x.clone().narrow(1, first, len), first));

@@ -8,3 +8,5 @@ mod harness;
 mod layers;
 mod loss;
 mod optimizer;
+#[path = "../../../tests/support/tolerance.rs"]
+mod tolerance;

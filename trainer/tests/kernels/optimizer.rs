@@ -4,6 +4,7 @@ use burn::tensor::{DType, Device, Tensor};
 use dream_trainer::kernels::{self, AdamHyper, SgdHyper};
 
 use crate::harness::{assert_close, flat, numbers, read};
+use crate::tolerance::{OPERATION, OPERATION_F64};
 
 const LENGTHS: [usize; 4] = [0, 1, 37, 40_001];
 
@@ -50,7 +51,7 @@ fn adam_by_definition(len: usize, hyper: &AdamHyper) -> [Vec<f64>; 3] {
 fn adam_follows_its_definition() {
     for (len, decoupled) in LENGTHS.into_iter().flat_map(|len| [(len, true), (len, false)]) {
         let expected = adam_by_definition(len, &adam(decoupled));
-        for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-12)] {
+        for (dtype, tolerance) in [(DType::F32, OPERATION), (DType::F64, OPERATION_F64)] {
             let start = [numbers(1, len), numbers(2, len), vec![0.0; len], vec![0.0; len]];
             let [mut p, g, mut m, mut v] = tensors(&start, dtype).try_into().expect("four tensors");
             for step in 1..=3 {
@@ -81,7 +82,7 @@ fn sgd_follows_its_definition() {
             grad_scale: 2.0,
         };
         let expected = sgd_by_definition(len, &hyper);
-        for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-12)] {
+        for (dtype, tolerance) in [(DType::F32, OPERATION), (DType::F64, OPERATION_F64)] {
             let [mut p, g] =
                 tensors(&[numbers(1, len), numbers(2, len)], dtype).try_into().expect("two");
             let mut buffer = None;
@@ -132,11 +133,14 @@ fn sums_and_accumulation_match_f64() {
         for dtype in [DType::F32, DType::F64] {
             let tensor = flat(&a, dtype, &Device::flex());
             let actual = kernels::sum_of_squares(&tensor);
-            assert!((actual - expected).abs() <= 1e-6 * expected, "{actual} against {expected}");
+            assert!(
+                (actual - expected).abs() <= OPERATION * expected,
+                "{actual} against {expected}"
+            );
             assert_eq!(actual.to_bits(), kernels::sum_of_squares(&tensor).to_bits());
             let sum = kernels::accumulate(tensor, flat(&b, dtype, &Device::flex()));
             let expected: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a + b).collect();
-            assert_close("accumulate", &read(sum), &expected, 1e-6);
+            assert_close("accumulate", &read(sum), &expected, OPERATION);
         }
     }
 }

@@ -9,6 +9,8 @@ use dream_trainer::comm::{CommError, CommTimeouts, ProcessGroup, RankContext, la
 use dream_trainer::mesh::Block;
 use dream_trainer::nn::{ParamSpec, Scope, parameters, take_gradients};
 
+use crate::tolerance::PAIR;
+
 /// Runs `body` on the world group of `n` ranks and returns the results in rank order.
 pub(crate) fn ranks<T: Send>(n: usize, body: impl Fn(&ProcessGroup) -> T + Sync) -> Vec<T> {
     let run = |ctx: RankContext| Ok::<_, CommError>(body(&ctx.world_group()));
@@ -89,7 +91,7 @@ pub(crate) fn assemble(ranks: Vec<Vec<Piece>>) -> BTreeMap<String, Vec<f64>> {
             let size = spec.shape.iter().product();
             let held = whole.entry(path.clone()).or_insert_with(|| vec![0.0; size]);
             if layout.sharded_axes().is_empty() && layout.partial_gradient.is_empty() && rank > 0 {
-                assert_close(&format!("{path} on rank {rank}"), &gradient, held, 1e-6);
+                assert_close(&format!("{path} on rank {rank}"), &gradient, held, PAIR);
                 continue;
             }
             for (local, value) in gradient.iter().enumerate() {

@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use dream_trainer::comm::ProcessGroup;
-use dream_trainer::kernels::{IGNORE_INDEX, linear_cross_entropy};
+use dream_trainer::kernels::{
+    IGNORE_INDEX, linear_cross_entropy, measure_saved_bytes, tied_linear_cross_entropy,
+};
 use dream_trainer::mesh::Placement;
 use dream_trainer::nn::{Embedding, EmbeddingConfig, HeadTable, Linear, LinearConfig, Scope};
 use dream_trainer::tensor_parallel::{
@@ -140,8 +142,8 @@ fn a_known_row_has_the_known_loss_and_gradient() {
     let parts: [&[f64]; 2] =
         [&[0.032_058_6, 0.087_144_3, 0.0, 0.0], &[0.0, 0.0, -0.763_117_2, 0.643_914_3]];
     for ((loss, dx, calls, _), expected) in results.into_iter().zip(parts) {
-        assert_close("loss", &loss, &[1.440_189_7], 1e-6);
-        assert_close("gradient of the row", &dx[..4], expected, 1e-6);
+        assert_close("loss", &loss, &[1.440_189_7], PAIR);
+        assert_close("gradient of the row", &dx[..4], expected, PAIR);
         assert_eq!(dx[4..], [0.0; 4], "an ignored row has no gradient at all");
         assert_eq!(calls, 3);
     }
@@ -217,5 +219,52 @@ fn a_columnwise_head_has_the_loss_its_output_layout_says() {
             run(Some(&plan), false, group).0
         });
         assert_close("loss", &losses, &[dense], PAIR);
+    }
+}
+
+#[test]
+fn several_blocks_of_tokens_give_the_loss_of_all_and_never_hold_their_logits() {
+    const WIDTH: usize = 6;
+    /// More than two blocks of 128 tokens, which is the smallest one.
+    const MANY: usize = 300;
+    /// So large that a block of more tokens would hold too many logits.
+    const IDS: usize = 20_001;
+    let labels = || {
+        let label =
+            |i: usize| if i.is_multiple_of(7) { IGNORE_INDEX } else { (i * 67 % IDS) as i64 };
+        let labels: Vec<i64> = (0..MANY).map(label).collect();
+        Tensor::<1, Int>::from_data(TensorData::new(labels, [MANY]), &device().inner())
+    };
+    let leaf = |seed: u64, shape| tensor::<2>(seed, shape).detach().require_grad();
+    let (x, table) = (leaf(1, [MANY, WIDTH]), leaf(2, [IDS, WIDTH]));
+    let dense = tied_linear_cross_entropy(x.clone(), table.clone(), labels());
+    let mut grads = dense.clone().backward();
+    let [dx, dw] = [x, table].map(|leaf| read(leaf.grad_remove(&mut grads).expect("a leaf")));
+    let dense = read(dense);
+    for n in [2, 4] {
+        let (mut sum, mut parts) = (vec![0.0; MANY * WIDTH], Vec::new());
+        for (loss, x, part, saved) in ranks(n, |group| {
+            let rows = IDS.div_ceil(n);
+            let own = group.rank() * rows..IDS.min((group.rank() + 1) * rows);
+            let x = leaf(1, [MANY, WIDTH]);
+            let whole = tensor::<2>(2, [IDS, WIDTH]);
+            let part = whole.narrow(0, own.start, own.len()).detach().require_grad();
+            let head = HeadTable::Embedding(part.clone());
+            let (loss, saved) = measure_saved_bytes(|| {
+                vocab_parallel_cross_entropy(x.clone(), head, labels(), IDS, group)
+            });
+            let mut grads = loss.clone().backward();
+            let mut gradient =
+                |leaf: Tensor<2>| read(leaf.grad_remove(&mut grads).expect("a leaf"));
+            (read(loss), gradient(x), gradient(part), saved)
+        }) {
+            assert_close(&format!("{n} ranks: loss"), &loss, &dense, PAIR);
+            sum.iter_mut().zip(x).for_each(|(sum, term)| *sum += term);
+            let gradients = 4 * (MANY * WIDTH + part.len());
+            assert_eq!(saved, gradients, "{n} ranks: the tape holds gradients and no logits");
+            parts.extend(part);
+        }
+        assert_close(&format!("{n} ranks: hidden states"), &sum, &dx, PAIR);
+        assert_close(&format!("{n} ranks: table"), &parts, &dw, PAIR);
     }
 }

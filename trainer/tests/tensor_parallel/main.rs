@@ -6,4 +6,5 @@ mod harness;
 mod layers;
 mod loss;
 mod plans;
+#[path = "../../../tests/support/tolerance.rs"]
 mod tolerance;

@@ -145,12 +145,14 @@ fn a_plan_shows_what_every_rank_holds() {
     let tp = TensorParallel::planned(scope, 3, TensorParallelOptions::default());
     tp.parallelize(model, &plan).expect("the plan fits");
     insta::assert_snapshot!(tp.resolved()[0], @r"
-    layer          style                in    out   parameters
-    table          VocabParallel        ids   S(1)  weight [10, 6] S(0)
-    layers.*.norm  SequenceParallel     S(1)  S(1)  weight [6] R, gradient P(sum)
-    layers.*       PrepareModuleInput   S(1)  R
-    layers.*.up    ColwiseParallel      R     S(2)  weight [6, 12] S(1)  bias [12] S(0)
-    layers.*.down  RowwiseParallel      S(2)  S(1)  weight [12, 6] S(0)  bias [6] R, gradient P(sum)
+    layer          style               in    out   forward                              backward        parameters
+    table          VocabParallel       ids   S(1)  reduce-scatter                       all-gather      weight [10, 6] S(0) -> [4, 6] to [2, 6]
+    table            as head, if tied  R     S(2)  3 all-reduces of a number per token  all-reduce
+    layers.*.norm  SequenceParallel    S(1)  S(1)  -                                    -               weight [6] R, gradient P(sum)
+    layers.*       PrepareModuleInput  S(1)  R     all-gather                           reduce-scatter
+    layers.*.up    ColwiseParallel     R     S(2)  -                                    -               weight [6, 12] S(1) -> [6, 4]  bias [12] S(0) -> [4]
+    layers.*.down  RowwiseParallel     S(2)  S(1)  reduce-scatter                       all-gather      weight [12, 6] S(0) -> [4, 6]  bias [6] R, gradient P(sum)
+    gradients P(sum): one all-reduce each per step
     parameters per rank: 76 to 88
     ");
 }

@@ -1,0 +1,34 @@
+//! Every tolerance of the tests, relative. `docs/numerics.md` says what each is for; `tests/numerics.rs` holds the two equal.
+//!
+//! None is loosened to make a test pass.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of the table")]
+
+macro_rules! tolerances {
+    ($($(#[$doc:meta])+ $name:ident = $value:literal;)+) => {
+        $($(#[$doc])+ pub const $name: f64 = $value;)+
+
+        /// Names and values, for the page.
+        pub const TABLE: &[(&str, &str)] = &[$((stringify!($name), stringify!($value))),+];
+    };
+}
+
+tolerances! {
+    /// A fused operation in `f32` and its gradients, against `f64`: of the largest element.
+    OPERATION = 1e-6;
+    /// The same operation in `f64`, against a reference in `f64`.
+    OPERATION_F64 = 1e-12;
+    /// Attention in `f32` put together from blocks: two rounded results instead of one.
+    BLOCKS = 2e-6;
+    /// Adjoint pairs and single layers on several ranks: sums of a few dozen terms in another order.
+    PAIR = 1e-6;
+    /// Gradients, logits and parameters of whole models: the differences of their layers add up.
+    MODEL = 1e-5;
+    /// Gradients of whole models whose parameters are sharded: of the largest element.
+    SHARDED_GRADIENT = 2e-6;
+    /// Loss and gradient norm of the first step on another mesh: one pass from equal weights.
+    FIRST_STEP = 1e-6;
+    /// Loss and gradient norm of later steps, where matrices or parameters are split.
+    LATER_STEP = 1e-5;
+    /// Loss and gradient norm of every step, where only batches are split.
+    REPLICAS = 1e-6;
+}
