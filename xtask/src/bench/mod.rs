@@ -1,5 +1,7 @@
 //! Step times of the trainer, of a bare Burn loop and of `PyTorch`, interleaved in one run.
 
+mod parallel;
+
 use std::fmt::Write as _;
 
 use clap::Args;
@@ -46,6 +48,7 @@ pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), String> {
         let _ = writeln!(table, "| {} | {found:.0} | {:.3} |", contestant.name, reference / found);
     }
     println!("{table}");
+    println!("{}", parallel::table(args.steps, args.rounds)?);
     Ok(())
 }
 
@@ -72,15 +75,19 @@ fn contestants(steps: usize) -> Vec<Contestant> {
     all
 }
 
-/// Reads the figure from the last line of JSON, a number or a spread with a median.
-fn tokens_per_second(output: &str) -> Result<f64, String> {
+/// Reads the last line of JSON that a contestant printed.
+fn report(output: &str) -> Result<serde_json::Value, String> {
     let line = output
         .lines()
         .rev()
         .find(|line| line.starts_with('{'))
         .ok_or("a contestant printed no JSON")?;
-    let value: serde_json::Value = serde_json::from_str(line)
-        .map_err(|error| format!("a contestant printed bad JSON: {error}"))?;
+    serde_json::from_str(line).map_err(|error| format!("a contestant printed bad JSON: {error}"))
+}
+
+/// Reads the figure, a number or a spread with a median.
+fn tokens_per_second(output: &str) -> Result<f64, String> {
+    let value = report(output)?;
     let figure = &value["tokens_per_second"];
     let number = figure.as_f64().or_else(|| figure["median"].as_f64());
     number.ok_or_else(|| "a contestant printed no `tokens_per_second`".into())
