@@ -17,16 +17,14 @@ const CHECKPOINTS: [&str; 4] = [
 ];
 
 /// The parts of the metrics that do not depend on the clock.
-fn numbers(folder: &Path) -> Vec<(u64, String, String, String)> {
+fn numbers(folder: &Path) -> Vec<(u64, [String; 4])> {
     let path = folder.join("outputs/dream-train/default/run/metrics.jsonl");
     let text = fs::read_to_string(path).unwrap();
     let rows = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
     rows.map(|row| {
         (
             row["step"].as_u64().unwrap(),
-            row["loss"].to_string(),
-            row["grad_norm"].to_string(),
-            row["lr"].to_string(),
+            ["loss", "grad_norm", "lr", "loss_scale"].map(|key| row[key].to_string()),
         )
     })
     .collect()
@@ -68,6 +66,20 @@ fn accumulation_and_momentum_continue_bit_exactly() {
         &["optimizer.name=sgd", "optimizer.momentum=0.9", "training_parameters.micro_batch_size=2"],
         true,
     );
+}
+
+#[test]
+fn half_precision_and_its_loss_scale_continue_bit_exactly() {
+    let f16 = "device_parameters.param_dtype=f16";
+    let fsdp = ["device_parameters.preset=fsdp", "device_parameters.world_size=2"];
+    // The first steps overflow, and the scale grows again within the run.
+    let scaler = [
+        "device_parameters.grad_scaler.init_scale=1073741824.0",
+        "device_parameters.grad_scaler.backoff_factor=0.0009765625",
+        "device_parameters.grad_scaler.growth_interval=2",
+    ];
+    check_resume(&[&[f16], &fsdp[..], &scaler].concat(), true);
+    check_resume(&["device_parameters.param_dtype=bf16"], true);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use dream_trainer::callbacks::{
     Callback, CallbackResult, CallbackSet, MemoryUse, Requests, RunView,
 };
 use dream_trainer::config::{self, Sources};
-use dream_trainer::metrics::{StepInfo, ValidationInfo};
+use dream_trainer::metrics::{PrecisionReport, StepInfo, ValidationInfo};
 use dream_trainer::recipe::{Prepared, Recipe, find};
 use dream_trainer::train::{Interrupt, RunOutcome};
 
@@ -78,6 +78,8 @@ pub struct Seen {
     pub memory: Option<MemoryUse>,
     /// Validations, in order.
     pub validations: Vec<ValidationInfo>,
+    /// Element types of the first update.
+    pub precision: Option<PrecisionReport>,
 }
 
 struct Collect {
@@ -103,6 +105,11 @@ impl Callback for Collect {
 
     fn post_first_step(&mut self, _: &RunView, memory: &MemoryUse) -> CallbackResult {
         self.seen.lock().unwrap().memory = Some(*memory);
+        Ok(())
+    }
+
+    fn post_first_update(&mut self, _: &RunView, report: &PrecisionReport) -> CallbackResult {
+        self.seen.lock().unwrap().precision = Some(report.clone());
         Ok(())
     }
 

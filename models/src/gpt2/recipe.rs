@@ -65,6 +65,7 @@ impl ApplyTensorParallel for Gpt2Recipe {
 impl ApplyFullyShard for Gpt2Recipe {
     fn apply_fully_shard(&self, mut model: Gpt2, fsdp: &FullyShard) -> Result<Gpt2> {
         model.tok_embeddings = model.tok_embeddings.map(|unit| fsdp.shard(unit)).transpose()?;
+        model.pos_embeddings = model.pos_embeddings.map(|unit| fsdp.shard(unit)).transpose()?;
         model.layers = fsdp.shard_each(model.layers)?;
         Ok(fsdp.shard_root(model))
     }

@@ -1,7 +1,7 @@
 //! The MLP as a recipe: it learns to make its output small, which is all one needs to see gradients
 //! flow.
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use dream_trainer::fsdp::{ActivationCheckpointing, FullyShard};
 use dream_trainer::recipe::Recipe;
 use dream_trainer::tensor_parallel::TensorParallel;
@@ -94,6 +94,7 @@ impl TrainingStep for MlpRecipe {
     }
 
     fn loss(&self, _: &Mlp, output: Tensor<2>, batch: &RowBatch) -> Result<Loss> {
+        let output = output.cast(DType::F32);
         let mean = (output.clone() * output).mean();
         Ok(Loss::mean(mean, dream_trainer::train::Batch::num_targets(batch)))
     }

@@ -2,7 +2,7 @@
 
 use super::{
     Benchmark, Callback, CallbackSet, CallbacksConfig, ConsoleLine, LearningRateLogger,
-    MetricLogger, ProgressBar, Terminal, TrainerSummary,
+    MetricLogger, PrecisionRecord, ProgressBar, Terminal, TrainerSummary,
 };
 use crate::metrics::MetricsConfig;
 
@@ -44,7 +44,8 @@ fn loggers(metrics: &MetricsConfig) -> Vec<Box<dyn Callback>> {
     let tensorboard = metrics.tensorboard.then(MetricLogger::tensorboard);
     let loggers: Vec<_> = [jsonl, tensorboard].into_iter().flatten().collect();
     let sinks = loggers.iter().map(MetricLogger::sink).collect();
-    let mut boxed: Vec<Box<dyn Callback>> = vec![Box::new(LearningRateLogger::new(sinks))];
+    let mut boxed: Vec<Box<dyn Callback>> =
+        vec![Box::new(PrecisionRecord), Box::new(LearningRateLogger::new(sinks))];
     for logger in loggers {
         boxed.push(Box::new(logger.with_peak_flops(metrics.peak_flops)));
     }

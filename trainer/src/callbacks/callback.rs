@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::mesh::DeviceMesh;
-use crate::metrics::{StepInfo, Utilization, ValidationInfo};
+use crate::metrics::{PrecisionReport, StepInfo, Utilization, ValidationInfo};
 
 /// A callback that could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -155,8 +155,8 @@ pub struct Requests {
 /// `post_setup`, `pre_fit`, then per epoch `pre_epoch`, steps, `post_epoch`, and at the end
 /// `post_fit` or `on_interrupt`. A step is `pre_train_step`, `pre_optimizer_step` and
 /// `post_optimizer_step` per optimizer, `post_train_step`; the first is followed by
-/// `post_first_step`. A validation is `pre_validation`,
-/// `post_validation_step` per batch, `post_validation`.
+/// `post_first_step`, the first that updates by `post_first_update`. A validation is
+/// `pre_validation`, `post_validation_step` per batch, `post_validation`.
 #[expect(unused_variables, reason = "default methods ignore what they are told")]
 pub trait Callback: Send {
     /// Returns the name used in errors and as the key of saved state.
@@ -222,6 +222,11 @@ pub trait Callback: Send {
     }
     /// Runs after the first step of this start.
     fn post_first_step(&mut self, run: &RunView, memory: &MemoryUse) -> CallbackResult {
+        Ok(())
+    }
+    /// Runs once, after the step of the first update that was not skipped, with the element types
+    /// that this rank's tensors have.
+    fn post_first_update(&mut self, run: &RunView, report: &PrecisionReport) -> CallbackResult {
         Ok(())
     }
     /// Runs before a validation.

@@ -9,7 +9,7 @@ use super::{
     Callback, CallbackError, CallbackResult, Interruption, MemoryUse, MergedRequests, Requests,
     RunView, SetupReport,
 };
-use crate::metrics::{StepInfo, ValidationInfo};
+use crate::metrics::{PrecisionReport, StepInfo, ValidationInfo};
 
 /// Two callbacks with one name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -146,6 +146,15 @@ impl CallbackSet {
         memory: &MemoryUse,
     ) -> Result<(), CallbackError> {
         self.tell("post_first_step", |callback| callback.post_first_step(run, memory))
+    }
+
+    /// Tells [`Callback::post_first_update`].
+    pub fn post_first_update(
+        &mut self,
+        run: &RunView,
+        report: &PrecisionReport,
+    ) -> Result<(), CallbackError> {
+        self.tell("post_first_update", |callback| callback.post_first_update(run, report))
     }
 
     /// Tells [`Callback::pre_validation`].

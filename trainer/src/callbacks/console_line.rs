@@ -1,6 +1,5 @@
 //! Lines on the console.
 
-use std::fmt::Write as _;
 use std::path::Path;
 
 use super::{
@@ -24,6 +23,7 @@ pub struct ConsoleLine {
     train_seconds: f64,
     communication_seconds: f64,
     validation_seconds: f64,
+    skipped: u64,
 }
 
 impl ConsoleLine {
@@ -40,6 +40,7 @@ impl ConsoleLine {
             train_seconds: 0.0,
             communication_seconds: 0.0,
             validation_seconds: 0.0,
+            skipped: 0,
         }
     }
 
@@ -65,15 +66,19 @@ impl ConsoleLine {
 
     fn totals(&self, run: &RunView) -> String {
         let tokens = format::count(self.train_tokens);
-        let mut trained = format!("{tokens} tokens in {}", format::duration(self.train_seconds));
+        let mut parts =
+            vec![format!("{tokens} tokens in {}", format::duration(self.train_seconds))];
         if run.mesh.world_size() > 1 && self.train_seconds > 0.0 {
             let share = format::percent(self.communication_seconds / self.train_seconds);
-            let _ = write!(trained, ", {share} of it waiting for communication");
+            parts.push(format!("{share} of it waiting for communication"));
         }
-        if self.validation_seconds == 0.0 {
-            return trained;
+        if self.validation_seconds > 0.0 {
+            parts.push(format!("validation {}", format::duration(self.validation_seconds)));
         }
-        format!("{trained}, validation {}", format::duration(self.validation_seconds))
+        if self.skipped > 0 {
+            parts.push(format!("{} updates skipped", format::count(self.skipped)));
+        }
+        parts.join(", ")
     }
 }
 
@@ -97,7 +102,8 @@ impl Callback for ConsoleLine {
         self.train_tokens += info.tokens;
         self.train_seconds += info.step_seconds;
         self.communication_seconds += info.communication_seconds;
-        if self.is_due(info.step) {
+        self.skipped += u64::from(info.skipped);
+        if self.is_due(info.step) || (info.skipped && self.every_n_steps > 0) {
             let progress = Progress {
                 seconds_left: self.time_left.seconds(run.num_steps.saturating_sub(info.step)),
                 mfu_percent: self.utilization.map(|known| known.percent(info.step_seconds)),

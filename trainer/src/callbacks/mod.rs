@@ -7,7 +7,8 @@
 //! | --- | --- |
 //! | [`LearningRateLogger`] | adds the learning rate of each optimizer to the metrics when there are several |
 //! | [`MetricLogger`] | keeps steps and validations in `metrics.jsonl` or `TensorBoard` event files |
-//! | [`TrainerSummary`] | prints model, mesh, batch, data and optimizers before the first step |
+//! | [`PrecisionRecord`] | keeps the element types of the live tensors in `precision.json` |
+//! | [`TrainerSummary`] | prints model, mesh, batch, data and optimizers before the first step, element types after it |
 //! | [`ProgressBar`] | draws step, loss, gradient norm, tokens/s and time left on a terminal |
 //! | [`ConsoleLine`] | prints a line per few steps, validation and checkpoint |
 //! | [`Benchmark`] | prints medians after a warm-up |
@@ -21,6 +22,7 @@ mod console_line;
 mod learning_rate;
 mod metric_logger;
 mod model_summary;
+mod precision_record;
 mod progress_bar;
 mod requests;
 mod terminal;
@@ -38,6 +40,7 @@ pub use console_line::ConsoleLine;
 pub use learning_rate::LearningRateLogger;
 pub use metric_logger::MetricLogger;
 pub use model_summary::{ModelSummary, ModuleRow};
+pub use precision_record::PrecisionRecord;
 pub use progress_bar::ProgressBar;
 pub use requests::MergedRequests;
 pub use terminal::Terminal;

@@ -2,10 +2,10 @@
 
 use super::{BatchShape, Callback, CallbackResult, ModelSummary, RunView, SetupReport, Terminal};
 use crate::mesh::AxisSet;
-use crate::metrics::format;
+use crate::metrics::{PrecisionReport, format};
 
 /// Prints the model table, the mesh, the arithmetic of a batch, data, optimizers and steps when
-/// everything is set up.
+/// everything is set up, and after the first update the element types that its tensors have.
 pub struct TrainerSummary {
     terminal: Terminal,
     depth: usize,
@@ -27,6 +27,13 @@ impl Callback for TrainerSummary {
         let model = ModelSummary::new(&report.parameters, self.depth).to_string();
         let sections = [(report.model.as_str(), model), ("run", run_section(run, report))];
         self.terminal.line(&framed(&sections));
+        Ok(())
+    }
+
+    fn post_first_update(&mut self, _: &RunView, report: &PrecisionReport) -> CallbackResult {
+        let rows = report.rows().map(|(role, types)| format!("{role:<15}  {types}"));
+        let title = format!("precision, read from the tensors of step {}", report.step);
+        self.terminal.line(&framed(&[(&title, rows.join("\n"))]));
         Ok(())
     }
 }

@@ -67,7 +67,8 @@ fn mesh_help(error: &MeshError) -> Option<String> {
 fn nearest_choice(value: &str, expected: &str) -> Option<String> {
     let written = value.strip_prefix('"')?.strip_suffix('"')?;
     let choices = expected.split('`').skip(1).step_by(2).map(|name| name.trim_matches('"'));
-    let nearest = nearest_name(written, choices)?;
+    let nearest =
+        nearest_name(written, choices.clone()).or_else(|| abbreviation(written, choices))?;
     Some(format!("did you mean `\"{nearest}\"`?"))
 }
 
@@ -82,6 +83,16 @@ pub(crate) fn nearest_name<'a>(
         .filter(|(distance, name)| distance * 3 <= written.chars().count().max(name.len()))
         .min()
         .map(|(_, name)| name)
+}
+
+/// Returns the longest candidate whose letters `written` has in this order, as `bfloat16` has those
+/// of `bf16`.
+fn abbreviation<'a>(written: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let is_within = |name: &&str| {
+        let mut letters = written.chars();
+        name.len() > 2 && name.chars().all(|wanted| letters.any(|letter| letter == wanted))
+    };
+    candidates.filter(is_within).max_by_key(|name| name.len())
 }
 
 fn nearest_multiples(key: &KeyPath, n: usize, by: usize) -> Option<String> {

@@ -40,8 +40,9 @@ pub struct Capabilities {
     pub pipeline_parallel: Availability,
     /// Recomputed activations; setup trait `ApplyActivationCheckpointing`.
     pub activation_checkpointing: Availability,
-    /// Tensors in `bf16`.
-    pub bf16: Availability,
+    /// Units that compute in `bf16` or `f16`; setup trait `ApplyFullyShard`, of which a group of one
+    /// rank takes the casts alone.
+    pub half_precision: Availability,
     /// GPUs.
     pub cuda: Availability,
     /// State in host memory.
@@ -63,7 +64,7 @@ impl Capabilities {
             context_parallel: yes,
             pipeline_parallel: yes,
             activation_checkpointing: yes,
-            bf16: yes,
+            half_precision: yes,
             cuda: yes,
             cpu_offload: yes,
             compile: yes,
@@ -142,8 +143,12 @@ fn switch_needs(resolved: &ResolvedConfig, supported: &Capabilities) -> Vec<Need
     let checkpointing = "ApplyActivationCheckpointing";
     let rows = [
         (device.kind == DeviceKind::Cuda, "device", "", supported.cuda),
-        (device.param_dtype == FloatType::Bf16, "param_dtype", "", supported.bf16),
-        (device.reduce_dtype == FloatType::Bf16, "reduce_dtype", "", supported.bf16),
+        (
+            device.param_dtype != FloatType::F32,
+            "param_dtype",
+            "ApplyFullyShard",
+            supported.half_precision,
+        ),
         (recomputes, "activation_checkpointing", checkpointing, supported.activation_checkpointing),
         (
             device.async_tensor_parallel,

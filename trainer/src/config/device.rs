@@ -3,11 +3,13 @@
 
 use std::fmt;
 
+use burn::tensor::DType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::fsdp::{self, Reshard};
 use crate::mesh::{Degree, Degrees, MeshOrder};
+use crate::optim::GradScalerConfig;
 
 /// Named default for the degrees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -57,6 +59,17 @@ pub enum FloatType {
     Bf16,
     /// 16 bits, IEEE half precision.
     F16,
+}
+
+impl FloatType {
+    /// Returns the element type of tensors.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
 }
 
 /// What of a block's forward pass is kept for its backward pass.
@@ -186,10 +199,16 @@ pub struct DeviceParameters {
     /// Mesh axes from outer to inner: `pp,dp,cp,tp`, or `dp,pp,cp,tp`. Inner axes join neighboring
     /// ranks.
     pub mesh_order: MeshOrder,
-    /// Format the model computes in. Optimizer state and the weights it updates stay `f32`.
+    /// Format the model's units compute in, parameters and activations alike. Optimizer state, the
+    /// weights it updates and the loss stay `f32`. With `f16` the loss is scaled, see `grad_scaler`.
     pub param_dtype: FloatType,
-    /// Format gradients are reduced in.
+    /// Format gradients are summed in over ranks: `f32` or `bf16`.
     pub reduce_dtype: FloatType,
+    /// Format of what leaves a unit: `param_dtype`, or `f32`, which keeps the sums between units in
+    /// `f32`. Default: `param_dtype`.
+    pub output_dtype: Option<FloatType>,
+    /// Dynamic loss scaling, which `param_dtype = "f16"` turns on.
+    pub grad_scaler: GradScalerConfig,
     /// Computes the loss on vocabulary shards of the logits when `tensor_parallel` is above 1,
     /// instead of gathering them.
     pub loss_parallel: bool,
@@ -230,6 +249,8 @@ impl Default for DeviceParameters {
             mesh_order: MeshOrder::default(),
             param_dtype: FloatType::F32,
             reduce_dtype: FloatType::F32,
+            output_dtype: None,
+            grad_scaler: GradScalerConfig::default(),
             loss_parallel: true,
             sequence_parallel: true,
             async_tensor_parallel: false,

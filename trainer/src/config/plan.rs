@@ -13,7 +13,7 @@ use crate::{
     fsdp::{ActivationCheckpointing, Reshard},
     mesh::DeviceMesh,
     metrics::MetricsConfig,
-    optim::{LrSchedulerConfig, OptimizerPlan},
+    optim::{GradScalerConfig, LrSchedulerConfig, OptimizerPlan},
     train::{NonFinitePolicy, RunConfig, RunLength},
 };
 
@@ -58,6 +58,10 @@ pub struct ResolvedDevice {
     pub param_dtype: FloatType,
     /// Format gradients are reduced in.
     pub reduce_dtype: FloatType,
+    /// Format of what leaves a unit; nothing for the one it computes in.
+    pub output_dtype: Option<FloatType>,
+    /// Loss scaling; nothing where it is not needed.
+    pub grad_scaler: Option<GradScalerConfig>,
     /// Whether the loss is computed on vocabulary shards; false without tensor parallelism.
     pub loss_parallel: bool,
     /// Whether activations are sharded along the sequence; false without tensor parallelism.

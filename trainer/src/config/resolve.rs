@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Config,
     batch::{Batch, BatchRequest, divide},
-    device::{LoadBalance, PipelineSchedule, Preset},
+    device::{FloatType, LoadBalance, PipelineSchedule, Preset},
     error::{ConfigError, ConfigErrorKind, ConfigErrors},
     key::KeyPath,
     layers::Loaded,
@@ -214,6 +214,9 @@ impl Loaded {
             is_launched,
             param_dtype: declared.param_dtype,
             reduce_dtype: declared.reduce_dtype,
+            output_dtype: declared.output_dtype,
+            grad_scaler: (declared.param_dtype == FloatType::F16)
+                .then(|| declared.grad_scaler.clone()),
             loss_parallel: declared.loss_parallel && splits_weights,
             sequence_parallel: declared.sequence_parallel && splits_weights,
             async_tensor_parallel: declared.async_tensor_parallel,

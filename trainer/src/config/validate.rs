@@ -12,7 +12,7 @@ use crate::{
     data::{DataError, DataPlan, ValidationPlan},
     fsdp::Reshard,
     mesh::{Axis, AxisSet, DeviceMesh},
-    optim::{OptimError, OptimizerPlan},
+    optim::{GradScalerConfig, OptimError, OptimizerPlan},
 };
 
 /// Checks all tables but `device_parameters` and `training_parameters`, and resolves those whose
@@ -45,17 +45,37 @@ pub(crate) fn check_tables(
 pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<ConfigError>) {
     let device = &loaded.config.device_parameters;
     let on_cpu = device.device == DeviceKind::Cpu;
-    let no_scaling =
-        "gradients in `f16` need loss scaling, which does not exist here; `bf16` needs none";
+    let computes_in = device.param_dtype;
     let rows = [
         (
             on_cpu && device.cpu_offload,
             "cpu_offload",
-            "with `device = \"cpu\"` everything is in host memory already",
+            "with `device = \"cpu\"` parameters and optimizer state live in host memory already",
         ),
         (on_cpu && device.compile, "compile", "kernels are fused on `device = \"cuda\"` only"),
-        (device.param_dtype == FloatType::F16, "param_dtype", no_scaling),
-        (device.reduce_dtype == FloatType::F16, "reduce_dtype", no_scaling),
+        (
+            device.reduce_dtype == FloatType::F16,
+            "reduce_dtype",
+            "a sum over ranks soon leaves the range of `f16`; `f32` and `bf16` hold it",
+        ),
+        (
+            device.output_dtype.is_some() && computes_in == FloatType::F32,
+            "output_dtype",
+            "units compute in `f32`; it matters when `param_dtype` is `bf16` or `f16`",
+        ),
+        (
+            device
+                .output_dtype
+                .is_some_and(|dtype| dtype != FloatType::F32 && dtype != computes_in)
+                && computes_in != FloatType::F32,
+            "output_dtype",
+            "it must be `f32` or the `param_dtype`",
+        ),
+        (
+            device.grad_scaler != GradScalerConfig::default() && computes_in != FloatType::F16,
+            "grad_scaler",
+            "losses are scaled with `param_dtype = \"f16\"` only; `bf16` and `f32` need no scaling",
+        ),
         (
             device.async_tensor_parallel && mesh.size(Axis::Tp) == 1,
             "async_tensor_parallel",
@@ -73,6 +93,8 @@ pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<
             "nothing is sharded unless `dp_shard` is above 1",
         ),
     ];
+    let scaler = device.grad_scaler.validate().err();
+    errors.extend(scaler.map(|error| optim_error(loaded, error)));
     for (_, key, reason) in rows.into_iter().filter(|(wrong, ..)| *wrong) {
         errors.push(loaded.refuse(&device_key(key), reason));
     }

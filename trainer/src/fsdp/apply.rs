@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{DType, Tensor};
 
 use super::flat::FlatLayout;
 use super::reduce::Unreduced;
@@ -85,10 +85,7 @@ impl FullyShard {
     /// A parameter was not made under the scope, or is in another unit already.
     pub fn shard<M: Module + 'static>(&self, unit: Unit<M>) -> Result<Unit<M>, FsdpError> {
         // One rank has nothing to share, and without casts nothing to do.
-        if self.group.size() == 1
-            && self.config.param_dtype.is_none()
-            && self.config.output_dtype.is_none()
-        {
+        if self.group.size() == 1 && !self.config.casts() {
             return Ok(unit);
         }
         let entries = nn::parameters(unit.module());
@@ -172,6 +169,24 @@ impl FullyShard {
     /// Watches the bytes of gathered parameters on this rank.
     pub fn gathered_bytes(&self) -> &GatheredBytes {
         &self.schedule.live
+    }
+
+    /// Tells whether a parameter is in one of the units.
+    pub fn shards(&self, parameter: ParamId) -> bool {
+        let units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
+        units.owner.contains_key(&parameter.val())
+    }
+
+    /// Returns the element type of each unit's whole parameters and their number, read from the
+    /// tensors of the last forward pass.
+    pub fn gathered_elements(&self) -> Vec<(DType, usize)> {
+        self.schedule.gathered.list()
+    }
+
+    /// Returns the element type in which each unit's gradients were last summed over ranks, and
+    /// their number, read from the tensors; nothing where a rank shards with nobody.
+    pub fn reduced_elements(&self) -> Vec<(DType, usize)> {
+        self.schedule.reduced.list()
     }
 
     fn name(&self, unit: usize) -> String {

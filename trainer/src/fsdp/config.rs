@@ -52,6 +52,12 @@ pub struct FullyShardConfig {
 }
 
 impl FullyShardConfig {
+    /// Tells whether units compute in another type than the one in which their parameters rest,
+    /// which takes units even where there is nobody to share with.
+    pub fn casts(&self) -> bool {
+        self.param_dtype.is_some() || self.output_dtype.is_some()
+    }
+
     /// Checks the values by themselves.
     ///
     /// # Errors

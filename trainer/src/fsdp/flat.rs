@@ -45,6 +45,11 @@ impl FlatLayout {
         Erased::from_data(TensorData::new(zeros, shape.clone()).convert_dtype(dtype), device)
     }
 
+    /// Returns the number of elements of all parameters.
+    pub(crate) fn num_elements(&self) -> usize {
+        self.shapes.iter().map(|shape| shape.iter().product::<usize>()).sum()
+    }
+
     /// Returns the number of elements in a rank's part.
     pub(crate) fn part_len(&self) -> usize {
         self.shapes.iter().map(|shape| self.chunk_len(shape)).sum()

@@ -77,10 +77,7 @@ pub(crate) fn run<M: Module, I: FloatTensors, O: FloatTensors>(
     let values = params::values(module);
     let strategy = values[0].strategy();
     let shards: Vec<_> = values.iter().map(|value| value.clone().inner()).collect();
-    // Its own gather first, then those ahead.
-    check(sharing.weights.issue(&shards));
-    check(sharing.schedule.forward(sharing.unit));
-    let lease = check(sharing.weights.acquire(&shards));
+    let lease = check(sharing.gather(&shards));
     let trained = values.iter().position(Erased::is_tracked);
     let Some(anchor) = trained else {
         let weights = lease.tensors().iter().map(|weight| weight.clone().lift(strategy)).collect();

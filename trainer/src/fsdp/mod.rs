@@ -20,6 +20,7 @@ mod error;
 mod flat;
 mod inline;
 mod live;
+mod observed;
 mod params;
 mod recompute;
 mod reduce;

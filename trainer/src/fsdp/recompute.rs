@@ -151,11 +151,7 @@ where
     // Without places on a tape, or the pass would keep the tape that it is part of from being
     // reclaimed.
     let template = params::with_values(module.clone(), shards.clone());
-    let lease = sharing.map(|sharing| {
-        check(sharing.weights.issue(&shards));
-        check(sharing.schedule.forward(sharing.unit));
-        check(sharing.weights.acquire(&shards))
-    });
+    let lease = sharing.map(|sharing| check(sharing.gather(&shards)));
     let weights = lease.as_ref().map_or(&shards[..], Lease::tensors).to_vec();
     let gathered = params::with_values(template.clone(), weights);
     let name = sharing.map_or("", |sharing| sharing.weights.name());

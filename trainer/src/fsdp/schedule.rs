@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::GatheredBytes;
+use super::observed::Observed;
 use super::reduce::PendingReduction;
 use super::sharing::Pass;
 use super::tape::Sink;
@@ -28,6 +29,8 @@ pub(crate) struct Schedule {
     /// The unit that stays gathered until its backward pass, plus one.
     kept: AtomicUsize,
     pub(crate) live: Arc<GatheredBytes>,
+    pub(crate) gathered: Observed,
+    pub(crate) reduced: Observed,
 }
 
 #[derive(Default)]

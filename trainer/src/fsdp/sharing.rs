@@ -9,7 +9,7 @@ use super::Erased;
 use super::reduce::{PendingReduction, Target, Unreduced};
 use super::schedule::Schedule;
 use super::tape::{Sink, Step};
-use super::weights::{Keep, Weights};
+use super::weights::{Keep, Lease, Weights};
 use crate::comm::CommError;
 
 /// A forward pass of a unit whose backward is still to come.
@@ -59,6 +59,21 @@ impl Sharing {
         if self.schedule.keeps_unit(self.unit) { self.keep.max(Keep::Backward) } else { self.keep }
     }
 
+    /// Gathers for a forward pass.
+    ///
+    /// # Communication
+    ///
+    /// The gathers of the unit, if it is not under way, and of those ahead.
+    pub(crate) fn gather(&self, shards: &[Erased]) -> Result<Lease, CommError> {
+        // Its own gather first, then those ahead.
+        self.weights.issue(shards)?;
+        self.schedule.forward(self.unit)?;
+        let lease = self.weights.acquire(shards)?;
+        let elements = self.weights.layout().num_elements();
+        self.schedule.gathered.note(self.unit, lease.tensors()[0].dtype(), elements);
+        Ok(lease)
+    }
+
     /// Sends the gradients of whole parameters to their shards; `None` counts as zero.
     ///
     /// # Communication
@@ -93,6 +108,9 @@ impl Sharing {
         let whole: Vec<_> = gradients.into_iter().enumerate().filter_map(filled).collect();
         let layout = layout.filter(|index| targets[index].is_some());
         let targets = targets.iter().flatten().cloned().collect();
+        if self.weights.group().size() > 1 {
+            self.schedule.reduced.note(self.unit, whole[0].dtype(), layout.num_elements());
+        }
         let reduction = PendingReduction::issue(
             self.weights.name(),
             self.weights.group(),

@@ -30,6 +30,8 @@ pub struct StepInfo {
     pub tokens_per_second: f64,
     /// Whether the update was dropped because a number was not finite.
     pub skipped: bool,
+    /// Factor that the loss was multiplied by for the backward pass, if `f16` needed one.
+    pub loss_scale: Option<f64>,
     /// Scalars that a user's training step reported, summed over microbatches as it asked for.
     pub extra: std::collections::BTreeMap<String, f64>,
 }

@@ -32,8 +32,10 @@ pub fn step_line(info: &StepInfo, progress: &Progress) -> String {
     if let Some(seconds) = progress.seconds_left {
         line.field("eta", &format::duration(seconds));
     }
-    if info.skipped {
-        line.text("update skipped");
+    match info.loss_scale {
+        Some(scale) if info.skipped => line.text(&format!("update skipped at loss scale {scale}")),
+        None if info.skipped => line.text("update skipped"),
+        _ => {}
     }
     line.text
 }

@@ -3,17 +3,19 @@
 //! [`StepInfo`] and [`ValidationInfo`] define every reported number once. A [`MetricSink`] keeps
 //! them in a file: [`JsonlSink`] at full precision, [`TensorBoardSink`] for plots. [`SharedSink`]
 //! makes sure that a full disk costs rows and never the run. `throughput` holds the statistics,
-//! `line` and `format` the way numbers read on a console.
+//! `line` and `format` the way numbers read on a console. [`PrecisionReport`] tells element types.
 
 mod config;
 mod definitions;
 pub mod format;
 mod line;
+mod precision;
 mod sink;
 mod throughput;
 
 pub use config::MetricsConfig;
 pub use definitions::{StepInfo, ValidationInfo};
 pub use line::{Progress, note_line, step_line, validation_line};
+pub use precision::{ElementCounts, PrecisionReport};
 pub use sink::{JsonlSink, MetricSink, SharedSink, SinkError, TensorBoardSink};
 pub use throughput::{Spread, TimeLeft, Utilization, median, model_flops_utilization};

@@ -6,6 +6,7 @@
 mod clip;
 mod config;
 mod error;
+mod grad_scaler;
 mod optimizer;
 mod plan;
 mod schedule;
@@ -15,6 +16,7 @@ pub use config::{
     DecayShape, LrSchedulerConfig, OptimizerConfig, OptimizerName, ParamGroupConfig, ScheduleName,
 };
 pub use error::OptimError;
+pub use grad_scaler::{GradScaler, GradScalerConfig, GradScalerState};
 pub use optimizer::Optimizer;
 pub use plan::{Algorithm, OptimizerPlan, ParamSettings};
 pub use schedule::LrSchedule;

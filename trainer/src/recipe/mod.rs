@@ -44,9 +44,9 @@ impl Recipe {
             context_parallel: not_yet("this version does not split sequences yet"),
             pipeline_parallel: not_yet("this version does not split layers into stages yet"),
             activation_checkpointing: traits.activation_checkpointing,
-            bf16: not_yet("the CPU backend computes in f32"),
+            half_precision: traits.fully_shard,
             cuda: not_yet("this build has no CUDA backend"),
-            cpu_offload: not_yet("state already lives in host memory on the CPU backend"),
+            cpu_offload: not_yet("this version moves no state from a GPU to host memory yet"),
             compile: not_yet("the CPU backend has no fusion"),
         }
     }

@@ -1,14 +1,16 @@
 //! From a resolved configuration to the plan a trainer runs.
 
 use crate::comm::CommTimeouts;
-use crate::config::{Loaded, ResolvedConfig};
+use crate::config::{FloatType, Loaded, ResolvedConfig};
 use crate::fsdp::FullyShardConfig;
 use crate::tensor_parallel::TensorParallelOptions;
 use crate::train::{RunPlan, TrainingPlan};
 
 /// Puts a resolved configuration in the trainer's terms.
 pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
-    let training = &resolved.training;
+    let (training, device) = (&resolved.training, &resolved.device);
+    // Parameters rest in `f32`, so that in `f32` there is nothing to cast.
+    let cast = |dtype: FloatType| (dtype != FloatType::F32).then(|| dtype.dtype());
     RunPlan {
         model: resolved.model.name().to_owned(),
         run: resolved.run.clone(),
@@ -19,9 +21,13 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
             overlap: resolved.device.async_tensor_parallel,
         },
         fully_shard: FullyShardConfig {
-            reshard: resolved.device.reshard,
+            reshard: device.reshard,
+            param_dtype: cast(device.param_dtype),
+            reduce_dtype: cast(device.reduce_dtype),
+            output_dtype: device.output_dtype.map(FloatType::dtype),
             ..FullyShardConfig::default()
         },
+        grad_scaler: device.grad_scaler.clone(),
         activation_checkpointing: resolved.device.activation_checkpointing,
         timeouts: CommTimeouts::uniform(resolved.device.timeout),
         training: TrainingPlan {

@@ -222,7 +222,8 @@ struct Given {
     loss: f32,
     dx: Tensor<2>,
     dw: Tensor<2>,
-    /// Element types that the gradients take.
+    /// Element types that the gradients take once they have their factor, which may be what keeps
+    /// them within the range of `f16`.
     dtypes: [DType; 2],
 }
 

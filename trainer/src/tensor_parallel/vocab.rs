@@ -40,7 +40,7 @@ pub(super) fn gather_logits(
     let local = if own == chunk {
         local
     } else {
-        let missing = Tensor::zeros([b, s, chunk - own], &local.device());
+        let missing = Tensor::zeros([b, s, chunk - own], (&local.device(), local.dtype()));
         Tensor::cat(vec![local, missing], 2)
     };
     all_gather(local, 2, Consumer::Replicated, group).narrow(2, 0, vocabulary)

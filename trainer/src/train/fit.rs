@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use burn::module::Module;
 
+use super::precision::Precision;
 use super::rank::{Rank, hook};
 use super::step::{Outcome, nonfinite, scalar};
 use super::{Interrupt, NonFinitePolicy, RunOutcome, StepContext, TrainError, TrainingStep};
@@ -12,6 +13,7 @@ use crate::comm::ReduceOp;
 use crate::kernels;
 use crate::mesh::AxisSet;
 use crate::metrics::{StepInfo, ValidationInfo};
+use crate::optim::GradScaler;
 use crate::train::Batch;
 
 use super::save;
@@ -67,6 +69,7 @@ impl<S: TrainingStep> Rank<'_, S> {
                 let memory = self.memory_use()?;
                 self.callbacks.post_first_step(&self.run, &memory)?;
             }
+            self.tell_precision()?;
             let (requests, interrupted) = self.agree(requests, interrupt.is_requested())?;
             let why = if interrupted {
                 Some(Interruption::Signal)
@@ -93,6 +96,15 @@ impl<S: TrainingStep> Rank<'_, S> {
         let [rank_parameters, activation_bytes] = held.map(|number| number as u64);
         let activation_estimate = self.activation_estimate;
         Ok(MemoryUse { rank_parameters, activation_bytes, activation_estimate })
+    }
+
+    /// Tells the element types of the first update, once.
+    fn tell_precision(&mut self) -> Result<(), TrainError> {
+        if let Precision::Known(report) = &self.precision {
+            self.callbacks.post_first_update(&self.run, report)?;
+            self.precision = Precision::Told;
+        }
+        Ok(())
     }
 
     /// Takes the maximum over ranks of what each wants, so that all do the same.
@@ -152,6 +164,7 @@ impl<S: TrainingStep> Rank<'_, S> {
             replicate: &self.replicate,
             layouts: &self.layouts,
             fully_shard: self.fully_shard.as_ref(),
+            grad_scaler: self.grad_scaler.as_ref(),
             optimizers: &mut self.optimizers,
             callbacks: &mut self.callbacks,
             run: &self.run,
@@ -181,6 +194,13 @@ impl<S: TrainingStep> Rank<'_, S> {
         self.progress.step = step;
         self.progress.total_tokens += num_targets;
         self.progress.skipped_steps += u64::from(outcome.skipped);
+        let loss_scale = self.grad_scaler.as_ref().map(GradScaler::scale);
+        if let Some(scaler) = &mut self.grad_scaler {
+            scaler.update(outcome.overflowed);
+        }
+        if !outcome.skipped && matches!(self.precision, Precision::Unknown) {
+            self.precision = Precision::Known(self.precision_report(outcome.precision));
+        }
         let step_seconds = begin.elapsed().as_secs_f64();
         Ok(StepInfo {
             step,
@@ -195,6 +215,7 @@ impl<S: TrainingStep> Rank<'_, S> {
             communication_seconds: self.comm.waited().saturating_sub(waited).as_secs_f64(),
             tokens_per_second: num_targets as f64 / step_seconds,
             skipped: outcome.skipped,
+            loss_scale,
             extra: outcome.extra,
         })
     }

@@ -11,6 +11,7 @@ mod interrupt;
 mod layouts;
 mod placements;
 mod plan;
+mod precision;
 mod rank;
 mod replicate;
 mod save;

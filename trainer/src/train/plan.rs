@@ -7,7 +7,7 @@ use crate::data::DataPlan;
 use crate::fsdp::{ActivationCheckpointing, FullyShardConfig};
 use crate::mesh::{AxisSet, DeviceMesh};
 use crate::metrics::MetricsConfig;
-use crate::optim::{LrSchedulerConfig, OptimizerPlan};
+use crate::optim::{GradScalerConfig, LrSchedulerConfig, OptimizerPlan};
 use crate::tensor_parallel::TensorParallelOptions;
 
 use super::{NonFinitePolicy, RunConfig};
@@ -58,8 +58,10 @@ pub struct RunPlan {
     pub mesh: DeviceMesh,
     /// How matrices are split along `tp`.
     pub tensor_parallel: TensorParallelOptions,
-    /// How units are sharded along `dp_shard` x `cp`.
+    /// How units are sharded along `dp_shard` x `cp`, and in which types they compute and reduce.
     pub fully_shard: FullyShardConfig,
+    /// Loss scaling; nothing where it is not needed.
+    pub grad_scaler: Option<GradScalerConfig>,
     /// Which units compute their activations again.
     pub activation_checkpointing: ActivationCheckpointing,
     /// How long ranks wait for each other.

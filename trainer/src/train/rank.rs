@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::batch::SharedData;
 use super::layouts::Layouts;
+use super::precision::Precision;
 use super::save::{self, CheckpointWeights, Progress};
 use super::step::{Owned, is_below};
 use super::{
@@ -20,7 +21,7 @@ use crate::comm::{MeshComm, RankContext};
 use crate::fsdp::FullyShard;
 use crate::mesh::{Axis, AxisSet};
 use crate::nn::{self, Scope};
-use crate::optim::{LrSchedule, Optimizer};
+use crate::optim::{GradScaler, LrSchedule, Optimizer};
 use crate::tensor_parallel::{ResolvedPlan, TensorParallel};
 
 /// Everything one rank holds during a run.
@@ -43,6 +44,8 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
     /// What the recipe expects, and what the first step showed.
     pub(crate) activation_estimate: Option<u64>,
     pub(crate) activation_bytes: u64,
+    pub(crate) grad_scaler: Option<GradScaler>,
+    pub(crate) precision: Precision,
 }
 
 impl<'a, S: TrainingStep> Rank<'a, S> {
@@ -82,7 +85,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             None => model,
         };
         let (model, fully_shard) = apply_fully_shard(trainer, plan, &comm, &ctx.scope, model)?;
-        let mut replicate = Replicate::new(comm.clone());
+        let mut replicate = Replicate::new(comm.clone(), plan.fully_shard.reduce_dtype);
         let model = match trainer.replicate {
             Some(apply) if replicate.size() > 1 => {
                 hook("apply_replicate", apply(&trainer.setup, model, &mut replicate))?
@@ -113,6 +116,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         let schedule = plan.lr_scheduler.resolve(run.num_steps)?;
 
         let mut progress = Progress::default();
+        let mut grad_scaler = plan.grad_scaler.clone().map(GradScaler::new);
         if let Some(checkpoint) = &resumed {
             let saved = save::saved_state(checkpoint)?;
             save::restore_optimizers(
@@ -126,6 +130,9 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             hook("restore data", streams.train.restore(saved.data))?;
             callbacks.load_state(saved.callbacks)?;
             progress = saved.progress;
+            if let (Some(scaler), Some(state)) = (&mut grad_scaler, saved.grad_scaler) {
+                scaler.restore(state);
+            }
         }
         run.start_step = progress.step;
         let report = report(&trainer.setup, config, plan, &model, &streams, &optimizers);
@@ -150,6 +157,8 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             progress,
             activation_estimate,
             activation_bytes: 0,
+            grad_scaler,
+            precision: Precision::default(),
         })
     }
 }
@@ -179,7 +188,9 @@ pub(super) fn apply_fully_shard<S: TrainingStep>(
     scope: &Scope,
     model: S::Model,
 ) -> Result<(S::Model, Option<FullyShard>), TrainError> {
-    let Some(apply) = trainer.fully_shard.filter(|_| plan.mesh.size(AxisSet::FSDP) > 1) else {
+    // A group of one has nothing to share; its units still cast.
+    let has_use = plan.mesh.size(AxisSet::FSDP) > 1 || plan.fully_shard.casts();
+    let Some(apply) = trainer.fully_shard.filter(|_| has_use) else {
         return Ok((model, None));
     };
     let fsdp = FullyShard::new(&plan.fully_shard, comm, scope);
@@ -349,6 +360,7 @@ impl<S: TrainingStep> Rank<'_, S> {
                 .map(|owned| (owned.optimizer.name().into(), owned.optimizer.num_updates()))
                 .collect(),
             callbacks: self.callbacks.state(),
+            grad_scaler: self.grad_scaler.as_ref().map(GradScaler::state),
         };
         let value =
             |error| TrainError::SavedState { path: self.store.root().into(), source: error };

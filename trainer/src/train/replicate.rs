@@ -4,22 +4,25 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::layouts::Layouts;
-use crate::comm::{CommError, MeshComm, ProcessGroup, ReduceOp, Work};
+use crate::comm::{CommError, MeshComm, ReduceOp, Work};
 use crate::mesh::AxisSet;
+use crate::metrics::ElementCounts;
 
 /// How gradients are reduced over the ranks that hold copies of the model.
 #[derive(Debug, Clone)]
 pub struct Replicate {
     comm: MeshComm,
     bucket_bytes: usize,
+    reduce_dtype: Option<DType>,
 }
 
 impl Replicate {
-    pub(crate) fn new(comm: MeshComm) -> Self {
-        Self { comm, bucket_bytes: 25 << 20 }
+    /// `reduce_dtype` is the element type in which gradients are summed, by default their own.
+    pub(crate) fn new(comm: MeshComm, reduce_dtype: Option<DType>) -> Self {
+        Self { comm, bucket_bytes: 25 << 20, reduce_dtype }
     }
 
     /// Returns the number of copies.
@@ -33,7 +36,8 @@ impl Replicate {
         self.bucket_bytes = mib << 20;
     }
 
-    /// Sums each gradient, in place, over the axes that its parameter's layout leaves to be summed.
+    /// Sums each gradient, in place, over the axes that its parameter's layout leaves to be summed,
+    /// and returns what traveled.
     ///
     /// # Communication
     ///
@@ -49,8 +53,9 @@ impl Replicate {
         gradients: &mut BTreeMap<String, Tensor<1>>,
         layouts: &Layouts,
         device: &Device,
-    ) -> Result<(), CommError> {
+    ) -> Result<ElementCounts, CommError> {
         let mut buckets: BTreeMap<AxisSet, Bucket> = BTreeMap::new();
+        let mut traveled = ElementCounts::default();
         let mut pending = Vec::new();
         let mut reduced = BTreeMap::new();
         while let Some((path, gradient)) = gradients.pop_last() {
@@ -62,17 +67,37 @@ impl Replicate {
             let bucket = buckets.entry(axes).or_default();
             bucket.push(path, gradient);
             if bucket.bytes >= self.bucket_bytes {
-                pending.push(std::mem::take(bucket).issue(&self.comm.group(axes))?);
+                pending.push(self.issue(std::mem::take(bucket), axes, &mut traveled)?);
             }
         }
         for (axes, bucket) in buckets.into_iter().filter(|(_, bucket)| !bucket.parts.is_empty()) {
-            pending.push(bucket.issue(&self.comm.group(axes))?);
+            pending.push(self.issue(bucket, axes, &mut traveled)?);
         }
         for issued in pending {
             issued.wait(&mut reduced, device)?;
         }
         *gradients = reduced;
-        Ok(())
+        Ok(traveled)
+    }
+
+    fn issue(
+        &self,
+        bucket: Bucket,
+        axes: AxisSet,
+        traveled: &mut ElementCounts,
+    ) -> Result<IssuedBucket, CommError> {
+        let (layout, mut tensors): (Vec<_>, Vec<_>) = bucket
+            .parts
+            .into_iter()
+            .map(|(path, gradient)| ((path, gradient.dims()[0]), gradient))
+            .unzip();
+        // One gradient alone travels in its own buffer.
+        let flat = if tensors.len() == 1 { tensors.remove(0) } else { Tensor::cat(tensors, 0) };
+        let dtype = flat.dtype();
+        let flat = flat.cast(self.reduce_dtype.unwrap_or(dtype));
+        traveled.add(flat.dtype(), flat.dims()[0]);
+        let work = self.comm.group(axes).issue_all_reduce(flat.into_data(), ReduceOp::Sum)?;
+        Ok(IssuedBucket { layout, dtype, work })
     }
 }
 
@@ -87,21 +112,12 @@ impl Bucket {
         self.bytes += gradient.dims()[0] * gradient.dtype().size();
         self.parts.push((path, gradient));
     }
-
-    fn issue(self, group: &ProcessGroup) -> Result<IssuedBucket, CommError> {
-        let (layout, mut tensors): (Vec<_>, Vec<_>) = self
-            .parts
-            .into_iter()
-            .map(|(path, gradient)| ((path, gradient.dims()[0]), gradient))
-            .unzip();
-        // One gradient alone travels in its own buffer.
-        let flat = if tensors.len() == 1 { tensors.remove(0) } else { Tensor::cat(tensors, 0) };
-        Ok(IssuedBucket { layout, work: group.issue_all_reduce(flat.into_data(), ReduceOp::Sum)? })
-    }
 }
 
 struct IssuedBucket {
     layout: Vec<(String, usize)>,
+    /// Element type of the gradients, whatever the one they travel in.
+    dtype: DType,
     work: Work,
 }
 
@@ -111,7 +127,9 @@ impl IssuedBucket {
         gradients: &mut BTreeMap<String, Tensor<1>>,
         device: &Device,
     ) -> Result<(), CommError> {
-        let flat = Tensor::<1>::from_data(self.work.wait()?, device);
+        let sum = self.work.wait()?;
+        let options = (device, sum.dtype());
+        let flat = Tensor::<1>::from_data(sum, options).cast(self.dtype);
         let mut start = 0;
         for (path, len) in self.layout {
             let range = start..start + len;

@@ -16,6 +16,7 @@ use crate::checkpoint::{Block, Checkpoint, CheckpointStore, RunState, Shard};
 use crate::comm::{CommError, MeshComm, ProcessGroup, ReduceOp};
 use crate::mesh::{self, AxisSet};
 use crate::nn;
+use crate::optim::GradScalerState;
 
 /// The small state of a run: counters and positions. Tensors are beside it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ pub(crate) struct SavedState {
     pub(crate) data: Value,
     pub(crate) optimizers: BTreeMap<String, u64>,
     pub(crate) callbacks: BTreeMap<String, Value>,
+    /// Loss scale, with `f16`.
+    #[serde(default)]
+    pub(crate) grad_scaler: Option<GradScalerState>,
 }
 
 /// Copies the model and optimizer blocks that this rank writes to host memory, under their

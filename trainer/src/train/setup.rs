@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 
 use burn::module::Module;
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -190,7 +190,7 @@ pub trait ApplyActivationCheckpointing: ModelSetup {
     ) -> Result<Self::Model>;
 }
 
-/// The sum of the losses of a batch's targets, as a tensor of one element.
+/// The sum of the losses of a batch's targets, as a tensor of one element in `f32`.
 #[derive(Debug, Clone)]
 pub struct Loss(Tensor<1>);
 
@@ -198,12 +198,13 @@ impl Loss {
     /// Takes the sum over the targets that count. The trainer divides by their number over all
     /// ranks and microbatches.
     pub fn sum(sum: Tensor<1>) -> Self {
-        Self(sum)
+        // What is divided, scaled and summed over ranks needs the range and digits of `f32`.
+        Self(sum.cast(DType::F32))
     }
 
     /// Takes the mean over `num_targets` targets.
     pub fn mean(mean: Tensor<1>, num_targets: usize) -> Self {
-        Self(mean * num_targets as f64)
+        Self(mean.cast(DType::F32) * num_targets as f64)
     }
 
     pub(crate) fn into_sum(self) -> Tensor<1> {

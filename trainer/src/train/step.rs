@@ -12,8 +12,9 @@ use crate::comm::{CommError, MeshComm, ReduceOp};
 use crate::fsdp::FullyShard;
 use crate::kernels;
 use crate::mesh::AxisSet;
+use crate::metrics::PrecisionReport;
 use crate::nn;
-use crate::optim::{Optimizer, clip_scale};
+use crate::optim::{GradScaler, Optimizer, clip_scale};
 
 /// An optimizer and the parameters it owns.
 #[derive(Debug)]
@@ -41,6 +42,7 @@ pub struct StepContext<'a> {
     pub(crate) replicate: &'a Replicate,
     pub(crate) layouts: &'a Layouts,
     pub(crate) fully_shard: Option<&'a FullyShard>,
+    pub(crate) grad_scaler: Option<&'a GradScaler>,
     pub(crate) optimizers: &'a mut [Owned],
     pub(crate) callbacks: &'a mut CallbackSet,
     pub(crate) run: &'a RunView,
@@ -55,6 +57,10 @@ pub struct StepContext<'a> {
 pub(crate) struct Outcome {
     pub(crate) squared_norm: f64,
     pub(crate) skipped: bool,
+    /// Whether a gradient left the range of its type because of the loss scale.
+    pub(crate) overflowed: bool,
+    /// Element types that the step saw.
+    pub(crate) precision: PrecisionReport,
     pub(crate) extra: BTreeMap<String, f64>,
 }
 
@@ -67,6 +73,12 @@ impl StepContext<'_> {
     /// Returns the number of targets that count in this step, over all ranks and microbatches.
     pub fn num_targets(&self) -> u64 {
         self.num_targets
+    }
+
+    /// Returns what losses are multiplied by for the backward pass; the norm and the update of
+    /// [`StepContext::step`] divide by it again. 1 unless the model computes in `f16`.
+    pub fn loss_scale(&self) -> f64 {
+        self.grad_scaler.map_or(1.0, GradScaler::scale)
     }
 
     /// Runs forward and backward on each microbatch and accumulates gradients.
@@ -131,7 +143,8 @@ impl StepContext<'_> {
             Some(total) => total + value,
             None => value,
         });
-        let mut gradients = (sum * (1.0 / self.num_targets as f64)).backward();
+        self.outcome.precision.loss.add(sum.dtype(), 1);
+        let mut gradients = (sum * (self.loss_scale() / self.num_targets as f64)).backward();
         let store = &mut self.gradients;
         nn::take_gradients(model, &mut gradients, |path, gradient| {
             if keep(path) {
@@ -154,26 +167,30 @@ impl StepContext<'_> {
     ///
     /// # Errors
     ///
-    /// There is no such optimizer, ranks cannot communicate, or a gradient is not finite and the
-    /// policy is to stop.
+    /// There is no such optimizer, ranks cannot communicate, or a gradient is not finite, a lower
+    /// loss scale would not help and the policy is to stop.
     pub fn step<M: Module>(&mut self, model: M, optimizer: &str) -> Result<M, TrainError> {
         let index = self.find(optimizer)?;
         let prefix = &self.optimizers[index].prefix;
         let mut gradients: BTreeMap<_, _> =
             self.gradients.extract_if(.., |path, _| is_below(path, prefix)).collect();
-        self.replicate.reduce(&mut gradients, self.layouts, self.device)?;
+        let traveled = self.replicate.reduce(&mut gradients, self.layouts, self.device)?;
+        let seen = gradients.values().map(|gradient| (gradient.dtype(), gradient.dims()[0]));
+        self.outcome.precision.gradients.extend(seen);
+        self.outcome.precision.reduction.merge(traveled);
         self.callbacks.pre_optimizer_step(self.run, optimizer)?;
 
         let squares = gradients
             .iter()
             .map(|(path, gradient)| (path.as_str(), kernels::sum_of_squares(gradient)));
-        let squared = self.layouts.global_square(squares, self.comm)?;
+        let loss_scale = self.loss_scale();
+        let squared = self.layouts.global_square(squares, self.comm)? / loss_scale.powi(2);
         self.outcome.squared_norm += squared;
         let norm = squared.sqrt();
         if !norm.is_finite() {
             return self.skip_or_stop(model, norm);
         }
-        let scale = clip_scale(norm, self.max_grad_norm);
+        let scale = clip_scale(norm, self.max_grad_norm) / loss_scale;
         let owned = &mut self.optimizers[index].optimizer;
         let lr = owned.plan().lr * self.lr_factor;
         owned.begin();
@@ -208,6 +225,11 @@ impl StepContext<'_> {
 
     /// The norm is equal on all ranks, so they take the same way.
     fn skip_or_stop<M>(&mut self, model: M, norm: f64) -> Result<M, TrainError> {
+        if self.grad_scaler.is_some_and(GradScaler::can_back_off) {
+            self.outcome.skipped = true;
+            self.outcome.overflowed = true;
+            return Ok(model);
+        }
         match self.on_nonfinite {
             NonFinitePolicy::Skip => {
                 self.outcome.skipped = true;

@@ -162,6 +162,10 @@ impl<S: TrainingStep> Trainer<S> {
         {
             return Err(missing(capability));
         }
+        if plan.fully_shard.casts() && !self.shards_units() {
+            let missing = "units that compute in another type than `f32` need the setup trait `ApplyFullyShard`";
+            return Err(TrainError::hook("check", missing.into()));
+        }
         self.setup.check(config, plan).map_err(|error| TrainError::hook("check", error))?;
         self.check_placements(config, plan)
     }
@@ -180,6 +184,12 @@ impl<S: TrainingStep> Trainer<S> {
         interrupt: &Interrupt,
         callbacks: impl Fn(usize) -> CallbackSet + Sync,
     ) -> Result<RunOutcome, RankFailure<TrainError>> {
+        if let Some(dtype) = plan.fully_shard.param_dtype {
+            tracing::warn!(
+                param_dtype = ?dtype,
+                "the CPU computes in f32 and rounds to the type asked for: results are as accurate as in that type, steps take longer than with param_dtype = \"f32\""
+            );
+        }
         let data = SharedData::default();
         let outcome = Mutex::new(None);
         launch_threads(plan.mesh.world_size(), plan.timeouts, |world| {

@@ -20,11 +20,11 @@ fn configuration_and_verbosity_choose_the_callbacks() {
             &every,
             &shown,
             Verbosity::Normal,
-            "learning_rate jsonl tensorboard trainer_summary progress_bar console_line benchmark",
+            "precision learning_rate jsonl tensorboard trainer_summary progress_bar console_line benchmark",
         ),
-        (&every, &shown, Verbosity::Quiet, "learning_rate jsonl tensorboard benchmark"),
-        (&none, &hidden, Verbosity::Normal, "learning_rate console_line"),
-        (&none, &hidden, Verbosity::Quiet, "learning_rate"),
+        (&every, &shown, Verbosity::Quiet, "precision learning_rate jsonl tensorboard benchmark"),
+        (&none, &hidden, Verbosity::Normal, "precision learning_rate console_line"),
+        (&none, &hidden, Verbosity::Quiet, "precision learning_rate"),
     ];
     for (metrics, callbacks, verbosity, expected) in rows {
         let terminal = Terminal::new(Box::new(Captured::default()));

@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use dream_trainer::callbacks::{Callback, ModelSummary, ParameterRow, Terminal, TrainerSummary};
+use burn::tensor::DType;
+use dream_trainer::callbacks::{
+    Callback, ModelSummary, ParameterRow, PrecisionRecord, Terminal, TrainerSummary,
+};
+use dream_trainer::metrics::PrecisionReport;
 
 use crate::support::{Captured, four_ranks, parameter, report, run_in};
 
@@ -48,6 +52,45 @@ fn box_shows_model_mesh_batch_data_optimizer_and_steps() {
     | steps       2,000 = 8,192,000 tokens, continued after step 120                |
     +-------------------------------------------------------------------------------+
     ");
+}
+
+fn precision() -> PrecisionReport {
+    let mut report = PrecisionReport { step: 1, ..PrecisionReport::default() };
+    for counts in [&mut report.parameters, &mut report.gradients, &mut report.optimizer_state] {
+        counts.add(DType::F32, 4096);
+    }
+    report.computation.extend([(DType::F32, 64), (DType::BF16, 4000), (DType::BF16, 32)]);
+    report.loss.add(DType::F32, 1);
+    report
+}
+
+#[test]
+fn element_types_follow_the_first_update() {
+    let shown = Captured::default();
+    let mut summary = TrainerSummary::new(Terminal::new(Box::new(shown.clone())), 2);
+    summary.post_first_update(&run_in(Path::new("out"), 10, 0), &precision()).unwrap();
+    insta::assert_snapshot!(shown.text(), @"
+    +- precision, read from the tensors of step 1 +
+    | parameters       f32                        |
+    | computation      bf16 4,032, f32 64         |
+    | loss             f32                        |
+    | gradients        f32                        |
+    | reduction        none                       |
+    | optimizer state  f32                        |
+    +---------------------------------------------+
+    ");
+}
+
+#[test]
+fn element_types_are_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = run_in(folder.path(), 10, 0);
+    PrecisionRecord.post_first_update(&run, &precision()).unwrap();
+    let text = std::fs::read_to_string(folder.path().join(PrecisionRecord::FILE_NAME)).unwrap();
+    assert_eq!(serde_json::from_str::<PrecisionReport>(&text).unwrap(), precision());
+    // A folder that cannot be made costs the record alone.
+    let file = folder.path().join(PrecisionRecord::FILE_NAME);
+    PrecisionRecord.post_first_update(&run_in(&file, 10, 0), &precision()).unwrap();
 }
 
 #[test]

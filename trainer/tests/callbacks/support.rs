@@ -62,6 +62,7 @@ pub(crate) fn step(step: u64) -> StepInfo {
         communication_seconds: 0.05,
         tokens_per_second: 16_000.0,
         skipped: false,
+        loss_scale: None,
         extra: BTreeMap::default(),
     }
 }

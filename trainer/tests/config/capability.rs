@@ -57,7 +57,7 @@ fn what_the_build_lacks_says_why() {
             s.cuda = Availability::NotBuilt("the reason");
         }),
         ("param_dtype=bf16", "param_dtype = \"bf16\"", |s| {
-            s.bf16 = Availability::NotBuilt("the reason");
+            s.half_precision = Availability::NotBuilt("the reason");
         }),
         ("activation_checkpointing=full", "activation_checkpointing = \"full\"", |s| {
             s.activation_checkpointing = Availability::NotBuilt("the reason");
@@ -98,7 +98,7 @@ fn what_is_not_used_is_not_needed() {
             context_parallel: no,
             pipeline_parallel: no,
             activation_checkpointing: no,
-            bf16: no,
+            half_precision: no,
             cuda: no,
             cpu_offload: no,
             compile: no,

@@ -233,11 +233,13 @@ fn sixteen_bit_computation_reduces_in_the_type_of_the_shards() {
     for recompute in [false, true] {
         let (param_dtype, output_dtype) = (Some(DType::BF16), Some(DType::F32));
         let config = FullyShardConfig { param_dtype, output_dtype, ..FullyShardConfig::default() };
-        let sixteen = gradients(2, &config, recompute, false, compute);
-        for (name, values) in &sixteen {
-            // bf16 keeps 8 bits, and three roundings lie between a weight and its gradient.
-            for (a, b) in values.iter().zip(&plain[name]) {
-                assert!((a - b).abs() <= 0.03 * b.abs().max(0.3), "`{name}`: {a} is not {b}");
+        for ranks in [1, 2] {
+            let sixteen = gradients(ranks, &config, recompute, false, compute);
+            for (name, values) in &sixteen {
+                // bf16 keeps 8 bits, and three roundings lie between a weight and its gradient.
+                for (a, b) in values.iter().zip(&plain[name]) {
+                    assert!((a - b).abs() <= 0.03 * b.abs().max(0.3), "`{name}`: {a} is not {b}");
+                }
             }
         }
     }

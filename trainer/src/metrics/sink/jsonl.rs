@@ -129,6 +129,7 @@ fn step_row(info: &StepInfo) -> Map<String, Value> {
         ("communication_seconds".to_owned(), number(info.communication_seconds)),
         ("skipped".to_owned(), info.skipped.into()),
     ]);
+    row.extend(info.loss_scale.map(|scale| ("loss_scale".to_owned(), number(scale))));
     for (name, &value) in &info.extra {
         row.insert(format!("extra/{name}"), number(value));
     }

@@ -17,7 +17,7 @@ use crate::metrics::{StepInfo, ValidationInfo};
 ///
 /// Tags: `loss_metrics/global_avg_loss`, `grad_norm`, `lr`, `throughput(tps)` (labels per second
 /// over all ranks), `time_metrics/end_to_end(s)`, `time_metrics/data_loading(s)`, `n_tokens_seen`,
-/// `extra/*` and `validation_metrics/loss`. Each start of a run opens its own file; one that
+/// `loss_scale` (with `f16`), `extra/*` and `validation_metrics/loss`. Each start of a run opens its own file; one that
 /// continues after step s tells `TensorBoard` to forget what earlier files say about later steps.
 #[derive(Debug, Default)]
 pub struct TensorBoardSink {
@@ -79,6 +79,7 @@ impl MetricSink for TensorBoardSink {
             ("time_metrics/communication(s)", info.communication_seconds),
             ("n_tokens_seen", info.total_tokens as f64),
         ];
+        scalars.extend(info.loss_scale.map(|scale| ("loss_scale", scale)));
         let mut named = std::mem::take(&mut self.annotations);
         named.extend(info.extra.iter().map(|(name, &value)| (format!("extra/{name}"), value)));
         scalars.extend(named.iter().map(|(tag, value)| (tag.as_str(), *value)));
