@@ -31,4 +31,13 @@ tolerances! {
     LATER_STEP = 1e-5;
     /// Loss and gradient norm of every step, where only batches are split.
     REPLICAS = 1e-6;
+    /// An operation in `bf16`: half the distance between neighbors, which is one rounding.
+    ROUND_BF16 = 0.003_906_25;
+    /// The same in `f16`.
+    ROUND_F16 = 0.000_488_281_25;
+    /// Losses of a run in `bf16` against those in `f32`: two roundings of a number, which the mean
+    /// over the tokens of a batch evens out.
+    CURVE_BF16 = 0.007_812_5;
+    /// The same in `f16`.
+    CURVE_F16 = 0.000_976_562_5;
 }

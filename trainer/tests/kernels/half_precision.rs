@@ -4,11 +4,11 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use dream_trainer::kernels::{self, AttentionOptions, RopePositions, RopeTable};
 
 use crate::harness::{Operation, Outcome, assert_close, numbers, run_weighted};
-use crate::tolerance::OPERATION;
+use crate::tolerance::{OPERATION, ROUND_BF16, ROUND_F16};
 
 /// Half-precision types with half the distance between neighbors, relative, and at zero.
 const TYPES: [(DType, f64, f64); 2] =
-    [(DType::BF16, 1.0 / 256.0, 0.0), (DType::F16, 1.0 / 2048.0, 3.0e-8)];
+    [(DType::BF16, ROUND_BF16, 0.0), (DType::F16, ROUND_F16, 3.0e-8)];
 
 /// Returns reproducible numbers that both half-precision types hold exactly.
 fn coarse(seed: u64, len: usize) -> Vec<f64> {
