@@ -29,24 +29,12 @@ pub(super) fn run(
     recipes: &[Recipe],
     _: &mut impl Write,
 ) -> Result<(), Failure> {
-    let mut run = run.clone();
-    let total = args.steps + args.warmup;
-    // Whichever of the two the configuration gives, only steps can be counted here.
-    run.sets.extend(
-        [
-            "checkpoint.enable=false",
-            "training_parameters.num_sanity_val_steps=0",
-            "training_parameters.val_every_n_steps=0",
-            "lr_scheduler.warmup_steps=0",
-        ]
-        .map(String::from),
-    );
-    run.sets.push(format!("training_parameters.steps={total}"));
+    let run = only_steps(run, args.steps + args.warmup);
     let (loaded, resolved, recipe) = load(&run, recipes)?;
     let prepared =
         recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
     let terminal = Terminal::new(Box::new(io::stdout()));
-    logging::start(&terminal, None, false)
+    logging::start(&terminal, None, false, None)
         .map_err(|error| Failure::new(&error, Exit::Environment))?;
     let plan = prepared.plan();
     let callbacks = |rank| {
@@ -59,4 +47,21 @@ pub(super) fn run(
     };
     let outcome = prepared.fit(&Interrupt::default(), &callbacks);
     outcome.map(|_| ()).map_err(|failure| Failure::run(&failure, &plan.mesh))
+}
+
+/// Changes a run to one of so many steps that leaves nothing behind.
+pub(super) fn only_steps(run: &RunArgs, steps: u64) -> RunArgs {
+    let mut run = run.clone();
+    run.sets.extend(
+        [
+            "checkpoint.enable=false",
+            "training_parameters.num_sanity_val_steps=0",
+            "training_parameters.val_every_n_steps=0",
+            "lr_scheduler.warmup_steps=0",
+        ]
+        .map(String::from),
+    );
+    // Whichever of the two the configuration gives, only steps can be counted here.
+    run.sets.push(format!("training_parameters.steps={steps}"));
+    run
 }

@@ -5,19 +5,21 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tracing_subscriber::filter::FilterFn;
+use tracing_subscriber::filter::{FilterFn, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::callbacks::Terminal;
-use crate::world::env;
+use crate::metrics::Trace;
+use crate::world::{env, rank_of_thread};
 
 /// Starts logging. `DREAM_TRAIN_LOG` chooses what is logged, in the syntax of `tracing-subscriber`;
 /// by default warnings and the trainer's own notes.
 ///
 /// Thread ranks are told apart by the name of their thread. Only rank 0 and the main thread reach
-/// the console; with `directory`, every rank also writes `rank-N.log` there.
+/// the console; with `directory`, every rank also writes `rank-N.log` there. `trace` gets all spans
+/// of the trainer, whatever is logged.
 ///
 /// # Errors
 ///
@@ -26,6 +28,7 @@ pub(crate) fn start(
     terminal: &Terminal,
     directory: Option<(&Path, usize)>,
     is_verbose: bool,
+    trace: Option<Trace>,
 ) -> io::Result<()> {
     let default = if is_verbose { "warn,dream_trainer=debug" } else { "warn,dream_trainer=info" };
     let filter =
@@ -36,7 +39,7 @@ pub(crate) fn start(
         .without_time()
         .with_target(false)
         .with_ansi(terminal.is_colored())
-        .with_filter(FilterFn::new(|_| current_rank().is_none_or(|rank| rank == 0)))
+        .with_filter(FilterFn::new(|_| rank_of_thread().is_none_or(|rank| rank == 0)))
         .with_filter(filter());
     let files = directory
         .map(|(directory, world_size)| RankFiles::create(directory, world_size))
@@ -46,13 +49,10 @@ pub(crate) fn start(
     });
     // A second start in one process keeps the first subscriber, which is what embedding programs
     // expect.
-    let _ = tracing_subscriber::registry().with(console).with(files).try_init();
+    let spans = Targets::new().with_target("dream_trainer", LevelFilter::TRACE);
+    let trace = trace.map(|trace| trace.with_filter(spans));
+    let _ = tracing_subscriber::registry().with(console).with(files).with(trace).try_init();
     Ok(())
-}
-
-/// Returns the rank of this thread, if it is a rank's main thread.
-fn current_rank() -> Option<usize> {
-    std::thread::current().name()?.strip_prefix("rank ")?.split_whitespace().next()?.parse().ok()
 }
 
 struct ConsoleWriter {
@@ -96,7 +96,7 @@ impl RankFiles {
     }
 
     fn file(&self) -> Option<MutexGuard<'_, File>> {
-        self.0.get(current_rank().unwrap_or(0))?.lock().ok()
+        self.0.get(rank_of_thread().unwrap_or(0))?.lock().ok()
     }
 }
 

@@ -9,7 +9,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::train::RunArgs;
 use super::{
-    Exit, Failure, bench_comm, benchmark, config, data, doctor, plan, selftest, summarize, topo,
+    Exit, Failure, bench_comm, benchmark, config, data, doctor, plan, profile, selftest, summarize,
+    topo,
     train,
 };
 use crate::recipe::Recipe;
@@ -45,6 +46,8 @@ enum Command {
     BenchComm(bench_comm::BenchCommArgs),
     /// Times the steps of a configuration
     Benchmark(benchmark::BenchmarkArgs),
+    /// Writes what every rank does in a few steps as a trace for Perfetto
+    Profile(profile::ProfileArgs),
     /// Works on training data ahead of a run
     Data(data::DataArgs),
     /// Describes configuration files
@@ -106,6 +109,7 @@ fn run(
         Some(Command::Benchmark(args)) => {
             benchmark::run(args, run, recipes, out).map(|()| Exit::Ok)
         }
+        Some(Command::Profile(args)) => profile::run(args, run, recipes, out).map(|()| Exit::Ok),
         Some(Command::Data(args)) => ended(data::run(args, out), Exit::Data),
         Some(Command::Config(args)) => {
             let schemas =

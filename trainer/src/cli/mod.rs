@@ -21,6 +21,7 @@ mod failure;
 mod logging;
 mod main;
 mod plan;
+mod profile;
 pub mod selftest;
 mod summarize;
 pub mod topo;

@@ -138,6 +138,7 @@ pub(super) fn fit(prepared: &dyn Prepared, verbosity: Verbosity) -> Result<RunOu
         &terminal,
         Some((&directory.join("logs"), world_size)),
         verbosity == Verbosity::Verbose,
+        None,
     )
     .map_err(unwritable)?;
     std::fs::write(directory.join("config.toml"), &plan.config_text).map_err(unwritable)?;

@@ -265,7 +265,9 @@ impl ProcessGroup {
         self.check_member(from, "recv", site)?;
         let inner = self.transport.post_receive(from, tag, site)?;
         let inner = Box::new(Counted { inner, counters: Arc::clone(&self.counters) });
-        Ok(Work::pending(Box::new(CountedReceive { inner, counters: Arc::clone(&self.counters) })))
+        let counted = CountedReceive { inner, counters: Arc::clone(&self.counters) };
+        let in_flight = tracing::trace_span!("in_flight", op = "recv", group = self.name(), from);
+        Ok(Work::pending(Box::new(counted), in_flight))
     }
 
     /// Reduces a few numbers in place, for control rather than for tensors.
@@ -293,7 +295,10 @@ impl ProcessGroup {
             return Ok(Work::done(input));
         }
         let inner = self.transport.issue(call, input)?;
-        Ok(Work::pending(Box::new(Counted { inner, counters: Arc::clone(&self.counters) })))
+        let counted = Counted { inner, counters: Arc::clone(&self.counters) };
+        let (op, group) = (collective.name(), self.name());
+        let in_flight = tracing::trace_span!("in_flight", op, group, bytes);
+        Ok(Work::pending(Box::new(counted), in_flight))
     }
 
     fn check_member(

@@ -3,6 +3,7 @@
 use std::marker::PhantomData;
 
 use burn::tensor::TensorData;
+use tracing::Span;
 
 use super::{CommError, Pending};
 
@@ -21,7 +22,8 @@ pub struct Work<T = TensorData> {
 #[derive(Debug)]
 enum State {
     Done(Option<TensorData>),
-    Pending(Box<dyn Pending>),
+    /// Under way; the span lasts from the issue to the end of the wait.
+    Pending(Box<dyn Pending>, Span),
 }
 
 impl<T: Outcome> Work<T> {
@@ -29,8 +31,8 @@ impl<T: Outcome> Work<T> {
         Self { state: State::Done(result), result: PhantomData }
     }
 
-    pub(crate) fn pending(pending: Box<dyn Pending>) -> Self {
-        Self { state: State::Pending(pending), result: PhantomData }
+    pub(crate) fn pending(pending: Box<dyn Pending>, in_flight: Span) -> Self {
+        Self { state: State::Pending(pending, in_flight), result: PhantomData }
     }
 
     /// Waits for the end of the operation and returns what this member gets.
@@ -41,7 +43,10 @@ impl<T: Outcome> Work<T> {
     pub fn wait(self) -> Result<T, CommError> {
         let result = match self.state {
             State::Done(result) => result,
-            State::Pending(pending) => pending.wait()?,
+            State::Pending(pending, in_flight) => {
+                let wait = tracing::trace_span!(parent: &in_flight, "wait");
+                wait.in_scope(|| pending.wait())?
+            }
         };
         Ok(T::from_result(result))
     }

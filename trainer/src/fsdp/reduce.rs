@@ -62,7 +62,7 @@ impl PendingReduction {
         gradients: &[Erased],
         targets: Vec<Target>,
     ) -> Result<Self, CommError> {
-        tracing::trace!(unit = &**name, "issue reduce_scatter");
+        let _issue = tracing::trace_span!("issue reduce_scatter", unit = &**name).entered();
         let flat = layout.pack_whole(gradients, gradients[0].dtype());
         let work = group.issue_reduce_scatter(flat, 0, ReduceOp::Sum)?;
         Ok(Self {

@@ -138,7 +138,7 @@ impl Weights {
     }
 
     fn gather(&self, shards: &[Erased]) -> Result<Work, CommError> {
-        tracing::trace!(unit = &*self.name, "issue all_gather");
+        let _issue = tracing::trace_span!("issue all_gather", unit = &*self.name).entered();
         let dtype = self.dtype.unwrap_or_else(|| shards[0].dtype());
         let cast: Vec<_> = shards.iter().map(|shard| shard.clone().cast(dtype)).collect();
         self.group.issue_all_gather(self.layout.pack_part(&cast, dtype), 0)

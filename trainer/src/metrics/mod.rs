@@ -3,7 +3,8 @@
 //! [`StepInfo`] and [`ValidationInfo`] define every reported number once. A [`MetricSink`] keeps
 //! them in a file: [`JsonlSink`] at full precision, [`TensorBoardSink`] for plots. [`SharedSink`]
 //! makes sure that a full disk costs rows and never the run. `throughput` holds the statistics,
-//! `line` and `format` the way numbers read on a console. [`PrecisionReport`] tells element types.
+//! `line` and `format` the way numbers read on a console. [`PrecisionReport`] tells element types,
+//! [`Trace`] records when every rank did what.
 
 mod config;
 mod definitions;
@@ -12,6 +13,7 @@ mod line;
 mod precision;
 mod sink;
 mod throughput;
+mod trace;
 
 pub use config::MetricsConfig;
 pub use definitions::{StepInfo, ValidationInfo};
@@ -19,3 +21,4 @@ pub use line::{Progress, note_line, step_line, validation_line};
 pub use precision::{ElementCounts, PrecisionReport};
 pub use sink::{JsonlSink, MetricSink, SharedSink, SinkError, TensorBoardSink};
 pub use throughput::{Spread, TimeLeft, Utilization, median, model_flops_utilization};
+pub use trace::{Trace, TraceWindow};

@@ -142,8 +142,10 @@ impl<S: TrainingStep> Rank<'_, S> {
     fn train_step(&mut self, epoch: u64) -> Result<StepInfo, TrainError> {
         let (begin, waited) = (Instant::now(), self.comm.waited());
         let step = self.progress.step + 1;
+        let _step = tracing::trace_span!("step", step).entered();
         self.callbacks.pre_train_step(&self.run, step)?;
-        let batches = hook("read data", self.streams.train.next_step())?;
+        let read = tracing::trace_span!("data");
+        let batches = hook("read data", read.in_scope(|| self.streams.train.next_step()))?;
         let data_seconds = begin.elapsed().as_secs_f64();
 
         let group = self.comm.group(AxisSet::LOSS);
@@ -224,6 +226,7 @@ impl<S: TrainingStep> Rank<'_, S> {
     /// mean over all their targets.
     fn validate(&mut self, sanity: bool, max_steps: u64) -> Result<(), TrainError> {
         let Some(stream) = &mut self.streams.validation else { return Ok(()) };
+        let _validation = tracing::trace_span!("validation").entered();
         let begin = Instant::now();
         self.callbacks.pre_validation(&self.run, sanity)?;
         let model = self.model.as_ref().expect("a step gives the model back").valid();

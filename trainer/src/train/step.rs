@@ -96,8 +96,9 @@ impl StepContext<'_> {
             if let Some(fully_shard) = self.fully_shard {
                 fully_shard.set_last_microbatch(index + 1 == batches.len());
             }
-            let output = setup.forward(model, batch)?;
-            let loss = setup.loss(model, output, batch)?;
+            let _microbatch = tracing::trace_span!("microbatch", microbatch = index).entered();
+            let forward = || setup.loss(model, setup.forward(model, batch)?, batch);
+            let loss = tracing::trace_span!("forward").in_scope(forward)?;
             self.backward(model, loss)?;
         }
         Ok(())
@@ -144,7 +145,9 @@ impl StepContext<'_> {
             None => value,
         });
         self.outcome.precision.loss.add(sum.dtype(), 1);
-        let mut gradients = (sum * (self.loss_scale() / self.num_targets as f64)).backward();
+        let scaled = sum * (self.loss_scale() / self.num_targets as f64);
+        let backward = tracing::trace_span!("backward");
+        let mut gradients = backward.in_scope(|| scaled.backward());
         let store = &mut self.gradients;
         nn::take_gradients(model, &mut gradients, |path, gradient| {
             if keep(path) {
@@ -174,7 +177,9 @@ impl StepContext<'_> {
         let prefix = &self.optimizers[index].prefix;
         let mut gradients: BTreeMap<_, _> =
             self.gradients.extract_if(.., |path, _| is_below(path, prefix)).collect();
-        let traveled = self.replicate.reduce(&mut gradients, self.layouts, self.device)?;
+        let reduce = tracing::trace_span!("reduce_gradients");
+        let traveled = reduce
+            .in_scope(|| self.replicate.reduce(&mut gradients, self.layouts, self.device))?;
         let seen = gradients.values().map(|gradient| (gradient.dtype(), gradient.dims()[0]));
         self.outcome.precision.gradients.extend(seen);
         self.outcome.precision.reduction.merge(traveled);
@@ -184,7 +189,9 @@ impl StepContext<'_> {
             .iter()
             .map(|(path, gradient)| (path.as_str(), kernels::sum_of_squares(gradient)));
         let loss_scale = self.loss_scale();
-        let squared = self.layouts.global_square(squares, self.comm)? / loss_scale.powi(2);
+        let measure = tracing::trace_span!("gradient_norm");
+        let squared = measure.in_scope(|| self.layouts.global_square(squares, self.comm))?;
+        let squared = squared / loss_scale.powi(2);
         self.outcome.squared_norm += squared;
         let norm = squared.sqrt();
         if !norm.is_finite() {
@@ -193,6 +200,7 @@ impl StepContext<'_> {
         let scale = clip_scale(norm, self.max_grad_norm) / loss_scale;
         let owned = &mut self.optimizers[index].optimizer;
         let lr = owned.plan().lr * self.lr_factor;
+        let _optimizer = tracing::trace_span!("optimizer").entered();
         owned.begin();
         let model = nn::map_values(model, |entry, value| {
             Ok::<_, TrainError>(match gradients.remove(&entry.path) {

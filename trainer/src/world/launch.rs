@@ -66,6 +66,12 @@ pub fn threads_per_rank(world_size: usize) -> usize {
     (cores / world_size.max(1)).max(1)
 }
 
+/// Returns the rank that the current thread, by its name, belongs to.
+pub fn rank_of_thread() -> Option<usize> {
+    let thread = thread::current();
+    thread.name()?.strip_prefix(RANK_THREAD_PREFIX)?.split_whitespace().next()?.parse().ok()
+}
+
 /// Runs `body` once per rank, each on its own named thread that leads its own pool of
 /// [`threads_per_rank`] threads.
 ///

@@ -10,4 +10,6 @@ mod identity;
 mod launch;
 
 pub use identity::{Launcher, World, WorldError};
-pub use launch::{Fault, Outcomes, Panic, RANK_THREAD_PREFIX, run_rank_threads, threads_per_rank};
+pub use launch::{
+    Fault, Outcomes, Panic, RANK_THREAD_PREFIX, rank_of_thread, run_rank_threads, threads_per_rank,
+};

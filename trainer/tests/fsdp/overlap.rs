@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use dream_trainer::fsdp::{ActivationCheckpointing, FullyShardConfig};
+use tracing::Subscriber;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
-use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -23,48 +23,44 @@ impl Lines {
     }
 }
 
+/// The `unit` of a span; empty if it has none.
 #[derive(Default)]
-struct Text {
-    message: String,
-    unit: String,
-}
+struct Unit(String);
 
-impl Visit for Text {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "message" {
-            self.message = format!("{value:?}");
-        }
-    }
+impl Visit for Unit {
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "unit" {
-            value.clone_into(&mut self.unit);
+            value.clone_into(&mut self.0);
         }
     }
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut text = Text::default();
-        attributes.record(&mut text);
-        context.span(id).unwrap().extensions_mut().insert(text.unit);
+        let mut unit = Unit::default();
+        attributes.record(&mut unit);
+        context.span(id).unwrap().extensions_mut().insert(unit.0);
     }
 
     fn on_enter(&self, id: &Id, context: Context<'_, S>) {
         let span = context.span(id).unwrap();
-        self.push(format!("+{} {}", span.name(), span.extensions().get::<String>().unwrap()));
+        let unit = span.extensions().get::<String>().unwrap().clone();
+        match span.name() {
+            "issue all_gather" | "issue reduce_scatter" => {
+                self.push(format!("{} {unit}", span.name()));
+            }
+            name if !unit.is_empty() => self.push(format!("+{name} {unit}")),
+            _ => {}
+        }
     }
 
     fn on_exit(&self, id: &Id, context: Context<'_, S>) {
         let span = context.span(id).unwrap();
-        self.push(format!("-{} {}", span.name(), span.extensions().get::<String>().unwrap()));
-    }
-
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut text = Text::default();
-        event.record(&mut text);
-        if text.message.starts_with("issue") {
-            self.push(format!("{} {}", text.message, text.unit));
+        let unit = span.extensions().get::<String>().unwrap().clone();
+        if !unit.is_empty() && !span.name().starts_with("issue") {
+            self.push(format!("-{} {unit}", span.name()));
         }
     }
 }

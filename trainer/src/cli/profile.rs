@@ -1,0 +1,66 @@
+//! `dream-train profile`: when every rank does what in a few steps.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+
+use super::benchmark::only_steps;
+use super::train::{RunArgs, load, style};
+use super::{Exit, Failure, logging};
+use crate::callbacks::{CallbackSet, Terminal};
+use crate::metrics::{Trace, TraceWindow};
+use crate::recipe::Recipe;
+use crate::train::Interrupt;
+
+/// What is recorded, and where it goes.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ProfileArgs {
+    /// Steps recorded
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) steps: u64,
+    /// First steps of which nothing is recorded
+    #[arg(long, default_value_t = 1)]
+    pub(crate) wait: u64,
+    /// Steps after those that are recorded and thrown away
+    #[arg(long, default_value_t = 2)]
+    pub(crate) warmup: u64,
+    /// File that receives the trace
+    #[arg(long, value_name = "FILE", default_value = "trace.json")]
+    pub(crate) output: PathBuf,
+}
+
+/// Runs the steps without sinks, checkpoints or validation and writes the trace.
+pub(super) fn run(
+    args: &ProfileArgs,
+    run: &RunArgs,
+    recipes: &[Recipe],
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let run = only_steps(run, args.wait + args.warmup + args.steps);
+    let (loaded, resolved, recipe) = load(&run, recipes)?;
+    let prepared =
+        recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    let unwritable = |error: io::Error| Failure {
+        text: format!("error: cannot write {}\n  caused by: {error}", args.output.display()),
+        exit: Exit::Environment,
+    };
+    // Before the steps, so that they are not for nothing.
+    let file = File::create(&args.output).map_err(unwritable)?;
+    let trace = Trace::new(TraceWindow { wait: args.wait, warmup: args.warmup });
+    let terminal = Terminal::new(Box::new(io::stdout()));
+    logging::start(&terminal, None, false, Some(trace.clone()))
+        .map_err(|error| Failure::new(&error, Exit::Environment))?;
+    let plan = prepared.plan();
+    prepared
+        .fit(&Interrupt::default(), &CallbackSet::new)
+        .map_err(|failure| Failure::run(&failure, &plan.mesh))?;
+    let spans = trace.write(BufWriter::new(file)).map_err(unwritable)?;
+    let (first, last) = (args.wait + args.warmup + 1, args.wait + args.warmup + args.steps);
+    writeln!(
+        out,
+        "{spans} spans of {} ranks, steps {first} to {last}, in {}; https://ui.perfetto.dev shows them",
+        plan.mesh.world_size(),
+        args.output.display()
+    )
+    .map_err(unwritable)
+}
