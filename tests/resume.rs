@@ -83,6 +83,12 @@ fn half_precision_and_its_loss_scale_continue_bit_exactly() {
 }
 
 #[test]
+fn orthogonalized_momentum_continues_bit_exactly() {
+    let muon = ["optimizer.name=muon", "optimizer.lr=0.02", "device_parameters.preset=fsdp"];
+    check_resume(&[&muon[..], &["device_parameters.world_size=2"]].concat(), true);
+}
+
+#[test]
 fn a_checkpoint_continues_on_another_number_of_replicas() {
     let folder = tempfile::tempdir().unwrap();
     Run::new(folder.path(), TINY).with(&CHECKPOINTS).stopping_after(3).go().unwrap();

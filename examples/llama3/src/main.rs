@@ -27,6 +27,10 @@ impl ModelSetup for MyLlama {
         Ok(config.resolve()?.init(ctx))
     }
 
+    fn is_hidden_matrix(&self, _: &Llama3Config, path: &str) -> bool {
+        path.starts_with("layers.")
+    }
+
     fn vocab_size(&self, config: &Llama3Config) -> Option<usize> {
         config.resolve().ok().map(|shape| shape.vocab_size)
     }

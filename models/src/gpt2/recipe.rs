@@ -40,6 +40,10 @@ impl ModelSetup for Gpt2Recipe {
         Ok(config.resolve()?.check_sequence(plan.training.sequence_length)?)
     }
 
+    fn is_hidden_matrix(&self, _: &Gpt2Config, path: &str) -> bool {
+        path.starts_with("layers.")
+    }
+
     fn vocab_size(&self, config: &Gpt2Config) -> Option<usize> {
         Some(config.vocab_size)
     }

@@ -46,6 +46,10 @@ impl ModelSetup for Llama3Recipe {
         Ok(config.resolve()?.check_sequence(plan.training.sequence_length)?)
     }
 
+    fn is_hidden_matrix(&self, _: &Llama3Config, path: &str) -> bool {
+        path.starts_with("layers.")
+    }
+
     fn vocab_size(&self, config: &Llama3Config) -> Option<usize> {
         Some(config.resolve().ok()?.vocab_size)
     }

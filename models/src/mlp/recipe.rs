@@ -47,6 +47,13 @@ impl ModelSetup for MlpRecipe {
         Ok(())
     }
 
+    /// All layers but the first, which takes the input, and the last, which gives the output.
+    fn is_hidden_matrix(&self, config: &MlpConfig, path: &str) -> bool {
+        let layer = path.strip_prefix("layers.").and_then(|rest| rest.split('.').next());
+        let layer: Option<usize> = layer.and_then(|layer| layer.parse().ok());
+        layer.is_some_and(|layer| layer > 0 && layer + 2 < config.widths.len())
+    }
+
     fn flops_per_token(&self, config: &MlpConfig, _: usize) -> Option<f64> {
         Some(config.flops_per_row())
     }

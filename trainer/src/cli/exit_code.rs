@@ -57,6 +57,7 @@ impl Exit {
             | TrainError::TwoOptimizers { .. }
             | TrainError::UnknownOptimizer { .. }
             | TrainError::EmptyOptimizer { .. }
+            | TrainError::NoHiddenMatrix
             | TrainError::Optim(_) => Self::Usage,
             TrainError::Hook { .. } | TrainError::Step { .. } | TrainError::Callback(_) => {
                 Self::Unexpected

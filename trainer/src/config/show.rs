@@ -114,15 +114,28 @@ fn optimizer_defaults(loaded: &Loaded, resolved: &ResolvedConfig) -> Vec<Derived
     let table = OptimizerConfig { param_groups: Vec::new(), ..loaded.config.optimizer.clone() };
     let decay = table.resolve().map(|plan| plan.settings("").weight_decay);
     let decay = decay.ok().map(|decay| Derived::default("optimizer.weight_decay", decay));
-    let own = match resolved.optimizer.algorithm {
-        Algorithm::Adam { betas, eps, .. } => [
+    let adam = |betas: [f64; 2], eps: f64| {
+        [
             Derived::default("optimizer.betas", betas.map(Value::from).to_vec()),
             Derived::default("optimizer.eps", eps),
-        ],
-        Algorithm::Sgd { momentum, nesterov } => [
+        ]
+    };
+    let heavy = |momentum: f64, nesterov: bool| {
+        [
             Derived::default("optimizer.momentum", momentum),
             Derived::default("optimizer.nesterov", nesterov),
-        ],
+        ]
+    };
+    let own: Vec<_> = match resolved.optimizer.algorithm {
+        Algorithm::Adam { betas, eps, .. } => adam(betas, eps).into(),
+        Algorithm::Sgd { momentum, nesterov } => heavy(momentum, nesterov).into(),
+        Algorithm::Muon { momentum, nesterov, newton_schulz_steps, adamw_lr, betas, eps } => {
+            let own = [
+                Derived::default("optimizer.newton_schulz_steps", newton_schulz_steps),
+                Derived::default("optimizer.adamw_lr", adamw_lr),
+            ];
+            adam(betas, eps).into_iter().chain(heavy(momentum, nesterov)).chain(own).collect()
+        }
     };
     own.into_iter().chain(decay).collect()
 }

@@ -42,7 +42,9 @@ pub use embedding::embedding;
 pub(crate) use linear::column_sums;
 pub use linear::{linear, linear_f32};
 pub use norm::{layer_norm, rms_norm};
-pub use optimizer::{AdamHyper, SgdHyper, accumulate, adamw_step, sgd_step, sum_of_squares};
+pub use optimizer::{
+    AdamHyper, SgdHyper, accumulate, adamw_step, orthogonalize, sgd_step, sum_of_squares,
+};
 pub use rope::{RopePositions, RopeTable, rope};
 pub use saved::measure as measure_saved_bytes;
 pub(crate) use saved::{keep, keep_tensors};

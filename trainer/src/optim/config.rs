@@ -15,6 +15,10 @@ pub enum OptimizerName {
     Adam,
     /// Stochastic gradient descent with optional momentum.
     Sgd,
+    /// Orthogonalized momentum (Jordan et al., "Muon: an optimizer for hidden layers in neural
+    /// networks", 2024) for the hidden matrices that the model names; `adamw` for embeddings, head,
+    /// norms and biases.
+    Muon,
 }
 
 /// Chooses the optimizer and its settings.
@@ -23,19 +27,28 @@ pub enum OptimizerName {
 pub struct OptimizerConfig {
     /// Algorithm.
     pub name: OptimizerName,
-    /// Peak learning rate, before the schedule's factor.
+    /// Peak learning rate, before the schedule's factor; of `muon`, that of the hidden matrices.
     #[schemars(range(min = 0.0))]
     pub lr: f64,
-    /// Decay rates of the two moment averages; `adamw` and `adam` only. Default: [0.9, 0.95].
+    /// Decay rates of the two moment averages; `adamw`, `adam` and what `muon` leaves to `adamw`.
+    /// Default: [0.9, 0.95].
     pub betas: Option<[f64; 2]>,
-    /// Added to the denominator; `adamw` and `adam` only. Default: 1e-8.
+    /// Added to the denominator; `adamw`, `adam` and what `muon` leaves to `adamw`. Default: 1e-8.
     pub eps: Option<f64>,
-    /// Weight decay. Default: 0.1 for `adamw`, 0 otherwise.
+    /// Weight decay. Default: 0.1 for `adamw` and `muon`, 0 otherwise.
     pub weight_decay: Option<f64>,
-    /// Momentum; `sgd` only. Default: 0.
+    /// Momentum; `sgd` and `muon` only. Default: 0 for `sgd`, 0.95 for `muon`.
     pub momentum: Option<f64>,
-    /// Uses Nesterov momentum; `sgd` only. Default: false.
+    /// Uses Nesterov momentum; `sgd` and `muon` only. Default: false for `sgd`, true for `muon`.
     pub nesterov: Option<bool>,
+    /// Newton-Schulz iterations that make the momentum of a matrix orthogonal; `muon` only. Default:
+    /// 5.
+    #[schemars(range(min = 1))]
+    pub newton_schulz_steps: Option<usize>,
+    /// Peak learning rate of the parameters that `muon` leaves to `adamw`; `muon` only. Default:
+    /// 3e-4.
+    #[schemars(range(min = 0.0))]
+    pub adamw_lr: Option<f64>,
     /// Exceptions by parameter path; the first group whose pattern matches applies. A pattern that
     /// matches nothing is an error.
     pub param_groups: Vec<ParamGroupConfig>,
@@ -51,6 +64,8 @@ impl Default for OptimizerConfig {
             weight_decay: None,
             momentum: None,
             nesterov: None,
+            newton_schulz_steps: None,
+            adamw_lr: None,
             param_groups: Vec::new(),
         }
     }

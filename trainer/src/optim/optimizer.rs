@@ -16,14 +16,15 @@ pub struct Optimizer {
     slots: BTreeMap<String, Slots>,
 }
 
-/// State tensors of one parameter, flat, in the order of [`slot_names`].
+/// State tensors of one parameter, flat, in the order of `slot_names`.
 type Slots = Vec<Tensor<1>>;
 
-/// Names under which a checkpoint keeps the state of an algorithm.
-fn slot_names(algorithm: &Algorithm) -> &'static [&'static str] {
-    match algorithm {
-        Algorithm::Adam { .. } => &["exp_avg", "exp_avg_sq"],
-        Algorithm::Sgd { momentum, .. } if *momentum > 0.0 => &["momentum_buffer"],
+/// Names under which a checkpoint keeps the state of a parameter.
+fn slot_names(plan: &OptimizerPlan, path: &str) -> &'static [&'static str] {
+    match plan.algorithm {
+        Algorithm::Muon { .. } if plan.is_orthogonalized(path) => &["momentum_buffer"],
+        Algorithm::Adam { .. } | Algorithm::Muon { .. } => &["exp_avg", "exp_avg_sq"],
+        Algorithm::Sgd { momentum, .. } if momentum > 0.0 => &["momentum_buffer"],
         Algorithm::Sgd { .. } => &[],
     }
 }
@@ -57,7 +58,9 @@ impl Optimizer {
     /// Updates one parameter.
     ///
     /// `lr` is the scheduled rate before the parameter's own factor; the gradient is multiplied by
-    /// `grad_scale` first. Buffers are reused where nobody else holds them.
+    /// `grad_scale` first. Buffers are reused where nobody else holds them. Of a parameter that is
+    /// [orthogonalized](OptimizerPlan::is_orthogonalized) `grad` is the orthogonal direction, which
+    /// comes from [`Optimizer::momentum`].
     ///
     /// # Shapes
     ///
@@ -72,23 +75,34 @@ impl Optimizer {
     ) -> Tensor<1> {
         let settings = self.plan.settings(path);
         let (lr, weight_decay) = (lr * settings.lr_scale, settings.weight_decay);
+        let step = self.num_updates;
+        let adam = |[beta1, beta2]: [f64; 2], eps, decoupled| AdamHyper {
+            lr,
+            beta1,
+            beta2,
+            eps,
+            weight_decay,
+            decoupled,
+            step,
+            grad_scale,
+        };
         match self.plan.algorithm {
-            Algorithm::Adam { betas: [beta1, beta2], eps, decoupled } => {
-                let hyper = AdamHyper {
+            Algorithm::Muon { .. } if self.plan.is_orthogonalized(path) => {
+                let step = SgdHyper {
                     lr,
-                    beta1,
-                    beta2,
-                    eps,
+                    momentum: 0.0,
+                    dampening: 0.0,
+                    nesterov: false,
                     weight_decay,
-                    decoupled,
-                    step: self.num_updates,
-                    grad_scale,
+                    grad_scale: 1.0,
                 };
-                let [exp_avg, exp_avg_sq] = self.take_adam(path, &param);
-                let (param, exp_avg, exp_avg_sq) =
-                    kernels::adamw_step(param, grad, exp_avg, exp_avg_sq, &hyper);
-                self.slots.insert(path.into(), vec![exp_avg, exp_avg_sq]);
-                param
+                kernels::sgd_step(param, grad, None, &step).0
+            }
+            Algorithm::Muon { betas, eps, .. } => {
+                self.update_adam(path, param, grad, &adam(betas, eps, true))
+            }
+            Algorithm::Adam { betas, eps, decoupled } => {
+                self.update_adam(path, param, grad, &adam(betas, eps, decoupled))
             }
             Algorithm::Sgd { momentum, nesterov } => {
                 let hyper =
@@ -101,6 +115,43 @@ impl Optimizer {
         }
     }
 
+    /// Adds a gradient to the momentum of a parameter that is orthogonalized and returns the
+    /// direction that is to be made orthogonal.
+    ///
+    /// # Shapes
+    ///
+    /// `[n]`, the flat parameter or local shard, to the same.
+    ///
+    /// # Panics
+    ///
+    /// If the algorithm is not [`Algorithm::Muon`].
+    pub fn momentum(&mut self, path: &str, grad: Tensor<1>, grad_scale: f64) -> Tensor<1> {
+        let Algorithm::Muon { momentum, nesterov, .. } = self.plan.algorithm else {
+            panic!("only `muon` makes momentum orthogonal")
+        };
+        let grad = grad * grad_scale;
+        let buffer = match self.slots.remove(path).and_then(|mut slots| slots.pop()) {
+            Some(buffer) => buffer * momentum + grad.clone(),
+            None => grad.clone(),
+        };
+        self.slots.insert(path.into(), vec![buffer.clone()]);
+        if nesterov { grad + buffer * momentum } else { buffer }
+    }
+
+    fn update_adam(
+        &mut self,
+        path: &str,
+        param: Tensor<1>,
+        grad: Tensor<1>,
+        hyper: &AdamHyper,
+    ) -> Tensor<1> {
+        let [exp_avg, exp_avg_sq] = self.take_adam(path, &param);
+        let (param, exp_avg, exp_avg_sq) =
+            kernels::adamw_step(param, grad, exp_avg, exp_avg_sq, hyper);
+        self.slots.insert(path.into(), vec![exp_avg, exp_avg_sq]);
+        param
+    }
+
     fn take_adam(&mut self, path: &str, param: &Tensor<1>) -> [Tensor<1>; 2] {
         self.slots
             .remove(path)
@@ -110,8 +161,8 @@ impl Optimizer {
 
     /// Lists state as `(slot name, parameter path, tensor)`, ordered by path.
     pub fn state(&self) -> impl Iterator<Item = (&'static str, &str, &Tensor<1>)> {
-        let names = slot_names(&self.plan.algorithm);
-        self.slots.iter().flat_map(move |(path, slots)| {
+        self.slots.iter().flat_map(|(path, slots)| {
+            let names = slot_names(&self.plan, path);
             names.iter().zip(slots).map(move |(name, slot)| (*name, path.as_str(), slot))
         })
     }
@@ -130,8 +181,8 @@ impl Optimizer {
     ) -> Result<(), E> {
         self.num_updates = num_updates;
         self.slots.clear();
-        let names = slot_names(&self.plan.algorithm);
         for (path, expected) in sizes {
+            let names = slot_names(&self.plan, path);
             let mut slots = Slots::new();
             for key in names {
                 let Some(slot) = read(key, path)? else { continue };

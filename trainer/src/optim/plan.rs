@@ -1,5 +1,7 @@
 //! From what the file says to what an optimizer does.
 
+use std::collections::BTreeSet;
+
 use regex::Regex;
 
 use super::{OptimError, OptimizerConfig, OptimizerName};
@@ -23,6 +25,21 @@ pub enum Algorithm {
         /// Nesterov momentum.
         nesterov: bool,
     },
+    /// Orthogonalized momentum for hidden matrices; Adam with decoupled decay for the rest.
+    Muon {
+        /// Momentum.
+        momentum: f64,
+        /// Nesterov momentum.
+        nesterov: bool,
+        /// Newton-Schulz iterations.
+        newton_schulz_steps: usize,
+        /// Peak learning rate of the rest.
+        adamw_lr: f64,
+        /// Decay rates of the moment averages of the rest.
+        betas: [f64; 2],
+        /// Added to the denominator for the rest.
+        eps: f64,
+    },
 }
 
 /// Learning-rate factor and weight decay of one parameter.
@@ -43,6 +60,8 @@ pub struct OptimizerPlan {
     pub lr: f64,
     default: ParamSettings,
     groups: Vec<(Regex, ParamSettings)>,
+    /// Paths of hidden matrices.
+    matrices: BTreeSet<String>,
 }
 
 impl OptimizerConfig {
@@ -52,37 +71,16 @@ impl OptimizerConfig {
     ///
     /// A key of another algorithm, a number out of range, or a pattern that does not parse.
     pub fn resolve(&self) -> Result<OptimizerPlan, OptimError> {
-        let chosen = match self.name {
-            OptimizerName::Adamw => "adamw",
-            OptimizerName::Adam => "adam",
-            OptimizerName::Sgd => "sgd",
-        };
-        let is_sgd = self.name == OptimizerName::Sgd;
-        let foreign = [
-            ("optimizer.betas", self.betas.is_some() && is_sgd, "`adamw` and `adam`"),
-            ("optimizer.eps", self.eps.is_some() && is_sgd, "`adamw` and `adam`"),
-            ("optimizer.momentum", self.momentum.is_some() && !is_sgd, "`sgd`"),
-            ("optimizer.nesterov", self.nesterov.is_some() && !is_sgd, "`sgd`"),
-        ];
-        if let Some((key, _, belongs_to)) = foreign.into_iter().find(|(_, wrong, _)| *wrong) {
-            return Err(OptimError::KeyOfAnother { key, belongs_to, chosen });
-        }
-        let algorithm = if is_sgd {
-            Algorithm::Sgd {
-                momentum: self.momentum.unwrap_or(0.0),
-                nesterov: self.nesterov.unwrap_or(false),
-            }
-        } else {
-            Algorithm::Adam {
-                betas: self.betas.unwrap_or([0.9, 0.95]),
-                eps: self.eps.unwrap_or(1e-8),
-                decoupled: self.name == OptimizerName::Adamw,
-            }
-        };
+        self.check_keys()?;
+        let algorithm = self.algorithm();
         check_algorithm(&algorithm)?;
-        let weight_decay =
-            self.weight_decay.unwrap_or(if self.name == OptimizerName::Adamw { 0.1 } else { 0.0 });
+        let decays = matches!(self.name, OptimizerName::Adamw | OptimizerName::Muon);
+        let weight_decay = self.weight_decay.unwrap_or(if decays { 0.1 } else { 0.0 });
         at_least_zero("optimizer.lr", self.lr)?;
+        if self.name == OptimizerName::Muon && self.lr == 0.0 {
+            let key = "optimizer.lr".into();
+            return Err(OptimError::OutOfRange { key, value: 0.0, allowed: "above 0 for `muon`" });
+        }
         at_least_zero("optimizer.weight_decay", weight_decay)?;
         let default = ParamSettings { lr_scale: 1.0, weight_decay };
         let groups = self.param_groups.iter().enumerate().map(|(index, group)| {
@@ -107,18 +105,87 @@ impl OptimizerConfig {
             lr: self.lr,
             default,
             groups: groups.collect::<Result<_, _>>()?,
+            matrices: BTreeSet::new(),
         })
+    }
+
+    /// Checks that every key given belongs to the chosen algorithm.
+    fn check_keys(&self) -> Result<(), OptimError> {
+        use OptimizerName::{Adam, Adamw, Muon, Sgd};
+        let chosen = match self.name {
+            Adamw => "adamw",
+            Adam => "adam",
+            Sgd => "sgd",
+            Muon => "muon",
+        };
+        let adaptive: (&[_], _) = (&[Adamw, Adam, Muon], "`adamw`, `adam` and `muon`");
+        let momentum: (&[_], _) = (&[Sgd, Muon], "`sgd` and `muon`");
+        let muon: (&[_], _) = (&[Muon], "`muon`");
+        let keys = [
+            ("optimizer.betas", self.betas.is_some(), adaptive),
+            ("optimizer.eps", self.eps.is_some(), adaptive),
+            ("optimizer.momentum", self.momentum.is_some(), momentum),
+            ("optimizer.nesterov", self.nesterov.is_some(), momentum),
+            ("optimizer.newton_schulz_steps", self.newton_schulz_steps.is_some(), muon),
+            ("optimizer.adamw_lr", self.adamw_lr.is_some(), muon),
+        ];
+        let foreign = |(_, given, (names, _)): &(&str, bool, (&[OptimizerName], &str))| {
+            *given && !names.contains(&self.name)
+        };
+        match keys.into_iter().find(foreign) {
+            Some((key, _, (_, belongs_to))) => {
+                Err(OptimError::KeyOfAnother { key, belongs_to, chosen })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn algorithm(&self) -> Algorithm {
+        let (betas, eps) = (self.betas.unwrap_or([0.9, 0.95]), self.eps.unwrap_or(1e-8));
+        match self.name {
+            OptimizerName::Adamw => Algorithm::Adam { betas, eps, decoupled: true },
+            OptimizerName::Adam => Algorithm::Adam { betas, eps, decoupled: false },
+            OptimizerName::Sgd => Algorithm::Sgd {
+                momentum: self.momentum.unwrap_or(0.0),
+                nesterov: self.nesterov.unwrap_or(false),
+            },
+            OptimizerName::Muon => Algorithm::Muon {
+                momentum: self.momentum.unwrap_or(0.95),
+                nesterov: self.nesterov.unwrap_or(true),
+                newton_schulz_steps: self.newton_schulz_steps.unwrap_or(5),
+                adamw_lr: self.adamw_lr.unwrap_or(3e-4),
+                betas,
+                eps,
+            },
+        }
     }
 }
 
 impl OptimizerPlan {
+    /// Names the hidden matrices, which [`Algorithm::Muon`] treats in a way of their own.
+    #[must_use]
+    pub fn with_matrices(mut self, paths: BTreeSet<String>) -> Self {
+        self.matrices = paths;
+        self
+    }
+
+    /// Tells whether the momentum of a parameter is made orthogonal.
+    pub fn is_orthogonalized(&self, path: &str) -> bool {
+        matches!(self.algorithm, Algorithm::Muon { .. }) && self.matrices.contains(path)
+    }
+
     /// Returns the settings of a parameter: those of the first group whose pattern is found in its
-    /// path, else the table's own.
+    /// path, else the table's own. The factor of the learning rate is relative to
+    /// [`OptimizerPlan::lr`].
     pub fn settings(&self, path: &str) -> ParamSettings {
-        self.groups
-            .iter()
-            .find(|(pattern, _)| pattern.is_match(path))
-            .map_or(self.default, |(_, settings)| *settings)
+        let group = self.groups.iter().find(|(pattern, _)| pattern.is_match(path));
+        let settings = group.map_or(self.default, |(_, settings)| *settings);
+        match self.algorithm {
+            Algorithm::Muon { adamw_lr, .. } if !self.is_orthogonalized(path) => {
+                ParamSettings { lr_scale: settings.lr_scale * adamw_lr / self.lr, ..settings }
+            }
+            _ => settings,
+        }
     }
 
     /// Checks that every group applies to some parameter.
@@ -161,6 +228,11 @@ impl OptimizerPlan {
                 let kind = if nesterov { "Nesterov momentum" } else { "momentum" };
                 format!("SGD, lr {:e}, {kind} {momentum}, weight decay {decay}{groups}", self.lr)
             }
+            Algorithm::Muon { momentum, newton_schulz_steps, adamw_lr, .. } => format!(
+                "Muon for {} matrices, lr {:e}, momentum {momentum}, {newton_schulz_steps} iterations, AdamW for the rest, lr {adamw_lr:e}, weight decay {decay}{groups}",
+                self.matrices.len(),
+                self.lr
+            ),
         }
     }
 }
@@ -189,6 +261,17 @@ fn check_algorithm(algorithm: &Algorithm) -> Result<(), OptimError> {
                 });
             }
             Ok(())
+        }
+        Algorithm::Muon { momentum, newton_schulz_steps, adamw_lr, betas, eps, .. } => {
+            unit("optimizer.momentum", momentum)?;
+            unit("optimizer.betas[0]", betas[0])?;
+            unit("optimizer.betas[1]", betas[1])?;
+            if newton_schulz_steps == 0 {
+                let key = "optimizer.newton_schulz_steps".into();
+                return Err(OptimError::OutOfRange { key, value: 0.0, allowed: "at least 1" });
+            }
+            at_least_zero("optimizer.adamw_lr", adamw_lr)?;
+            at_least_zero("optimizer.eps", eps)
         }
     }
 }

@@ -1,14 +1,12 @@
 //! A recipe with its configuration: ready to run.
 
-use burn::tensor::Device;
-
 use super::run_plan;
 use crate::callbacks::CallbackSet;
 use crate::comm::RankFailure;
 use crate::config::{ConfigErrors, Loaded, ResolvedConfig};
-use crate::nn::{self, ParameterEntry, Scope};
+use crate::nn::ParameterEntry;
 use crate::train::{
-    Interrupt, Placements, RunOutcome, RunPlan, SetupContext, TrainError, Trainer, TrainingStep,
+    Interrupt, Placements, RunOutcome, RunPlan, TrainError, Trainer, TrainingStep,
 };
 
 /// Why a recipe cannot run a configuration.
@@ -89,16 +87,7 @@ impl<S: TrainingStep> Prepared for PreparedTrainer<'_, S> {
     }
 
     fn parameters(&self) -> Result<Vec<ParameterEntry>, TrainError> {
-        let scope = Scope::root(Device::flex().autodiff(), self.plan.run.seed);
-        let ctx = SetupContext {
-            scope,
-            mesh: self.plan.mesh,
-            rank: 0,
-            sequence_length: self.plan.training.sequence_length,
-        };
-        let model = self.trainer.setup().configure_model(&self.config, &ctx);
-        let model = model.map_err(|source| TrainError::Hook { hook: "configure_model", source })?;
-        Ok(nn::parameters(&model))
+        self.trainer.parameters(&self.config, &self.plan)
     }
 
     fn placements(&self, rank: usize) -> Result<Placements, TrainError> {

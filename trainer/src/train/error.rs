@@ -65,6 +65,11 @@ pub enum TrainError {
         /// Path prefix of its parameters.
         prefix: String,
     },
+    /// An optimizer for hidden matrices, and a recipe that names none.
+    #[error(
+        "`optimizer.name` is `muon`, which needs hidden matrices, but the recipe names none (`ModelSetup::is_hidden_matrix`)"
+    )]
+    NoHiddenMatrix,
     /// A number that is not finite.
     #[error("{what} is {value} at step {step}, first seen by {place}")]
     NonFinite {

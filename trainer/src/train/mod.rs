@@ -9,6 +9,7 @@ mod error;
 mod fit;
 mod interrupt;
 mod layouts;
+mod muon;
 mod placements;
 mod plan;
 mod precision;

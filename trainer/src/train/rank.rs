@@ -104,7 +104,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         };
         let model = nn::map_values(model, |_, value| Ok::<_, TrainError>(value))?;
 
-        let mut optimizers = build_optimizers(&trainer.setup, plan, &model)?;
+        let mut optimizers = build_optimizers(trainer, config, plan, &model)?;
         let dp_rank = plan.mesh.axis_rank(world.rank(), AxisSet::DP);
         let vocab_size = trainer.setup.vocab_size(config);
         let ctx = DataContext { plan, device: device.clone(), dp_rank, vocab_size, shared: data };
@@ -280,15 +280,17 @@ fn initial_weights<S: TrainingStep>(
 }
 
 fn build_optimizers<S: TrainingStep>(
-    setup: &S,
+    trainer: &Trainer<S>,
+    config: &S::Config,
     plan: &RunPlan,
     model: &S::Model,
 ) -> Result<Vec<Owned>, TrainError> {
     let entries = nn::parameters(model);
+    let matrices = trainer.hidden_matrices(config, &entries);
     let trainable =
         || entries.iter().filter(|entry| entry.trainable).map(|entry| entry.path.as_str());
     plan.optimizer.check_paths(&trainable())?;
-    let scopes = setup.optimizers();
+    let scopes = trainer.setup.optimizers();
     for path in trainable() {
         let mut owners = scopes
             .iter()
@@ -305,7 +307,8 @@ fn build_optimizers<S: TrainingStep>(
                 prefix: scope.prefix.clone(),
             });
         }
-        let optimizer = Optimizer::new(&scope.name, plan.optimizer.clone());
+        let optimizer =
+            Optimizer::new(&scope.name, plan.optimizer.clone().with_matrices(matrices.clone()));
         Ok(Owned { optimizer, prefix: scope.prefix.clone() })
     };
     scopes.iter().map(build).collect()

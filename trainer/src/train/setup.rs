@@ -131,6 +131,14 @@ pub trait ModelSetup: Send + Sync + 'static {
         .into())
     }
 
+    /// Tells whether a parameter of two dimensions maps hidden states to hidden states, which is what
+    /// the optimizer `muon` is made for. Embeddings and the output projection do not. By default none
+    /// does, and `muon` is refused.
+    fn is_hidden_matrix(&self, config: &Self::Config, path: &str) -> bool {
+        let _ = (config, path);
+        false
+    }
+
     /// Lists the optimizers; by default one, called [`MAIN`], for all parameters.
     fn optimizers(&self) -> Vec<OptimizerScope> {
         vec![OptimizerScope { name: MAIN.into(), prefix: String::new() }]

@@ -6,6 +6,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use super::layouts::Layouts;
+use super::muon;
 use super::{Loss, NonFinitePolicy, Replicate, Result, TrainError, TrainingStep};
 use crate::callbacks::{CallbackSet, RunView};
 use crate::comm::{CommError, MeshComm, ReduceOp};
@@ -202,6 +203,7 @@ impl StepContext<'_> {
         let lr = owned.plan().lr * self.lr_factor;
         let _optimizer = tracing::trace_span!("optimizer").entered();
         owned.begin();
+        muon::orthogonalize(&mut gradients, owned, scale, self.layouts, self.comm)?;
         let model = nn::map_values(model, |entry, value| {
             Ok::<_, TrainError>(match gradients.remove(&entry.path) {
                 Some(gradient) => owned.update(&entry.path, value, gradient, lr, scale),

@@ -1,18 +1,23 @@
 //! A recipe's setup traits, composed.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Mutex;
+
+use burn::tensor::Device;
 
 use super::batch::SharedData;
 use super::rank::Rank;
 use super::{
     ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Interrupt,
-    Replicate, Result, RunPlan, TrainError, TrainingStep,
+    Replicate, Result, RunPlan, SetupContext, TrainError, TrainingStep,
 };
 use crate::callbacks::CallbackSet;
 use crate::comm::{RankFailure, launch_threads};
 use crate::fsdp::{ActivationCheckpointing, FullyShard};
 use crate::mesh::{Axis, AxisSet, DeviceMesh};
+use crate::nn::{self, ParameterEntry, Scope};
+use crate::optim::Algorithm;
 use crate::tensor_parallel::TensorParallel;
 
 /// A hook that turns a model into one that fits the mesh, with what it needs for that.
@@ -167,7 +172,44 @@ impl<S: TrainingStep> Trainer<S> {
             return Err(TrainError::hook("check", missing.into()));
         }
         self.setup.check(config, plan).map_err(|error| TrainError::hook("check", error))?;
+        if matches!(plan.optimizer.algorithm, Algorithm::Muon { .. })
+            && self.hidden_matrices(config, &self.parameters(config, plan)?).is_empty()
+        {
+            return Err(TrainError::NoHiddenMatrix);
+        }
         self.check_placements(config, plan)
+    }
+
+    /// Lists the model's parameters without making any value.
+    ///
+    /// # Errors
+    ///
+    /// The recipe cannot build the model.
+    pub fn parameters(
+        &self,
+        config: &S::Config,
+        plan: &RunPlan,
+    ) -> Result<Vec<ParameterEntry>, TrainError> {
+        let scope = Scope::root(Device::flex().autodiff(), plan.run.seed);
+        let sequence_length = plan.training.sequence_length;
+        let ctx = SetupContext { scope, mesh: plan.mesh, rank: 0, sequence_length };
+        let model = self.setup.configure_model(config, &ctx);
+        let model = model.map_err(|error| TrainError::hook("configure_model", error))?;
+        Ok(nn::parameters(&model))
+    }
+
+    /// Returns the paths of the hidden matrices that take gradients.
+    pub(crate) fn hidden_matrices(
+        &self,
+        config: &S::Config,
+        parameters: &[ParameterEntry],
+    ) -> BTreeSet<String> {
+        let is_hidden = |entry: &&ParameterEntry| {
+            entry.trainable
+                && entry.shape.len() == 2
+                && self.setup.is_hidden_matrix(config, &entry.path)
+        };
+        parameters.iter().filter(is_hidden).map(|entry| entry.path.clone()).collect()
     }
 
     /// Runs the plan with one thread per rank and returns when all ranks have ended.

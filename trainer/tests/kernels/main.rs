@@ -8,5 +8,6 @@ mod harness;
 mod layers;
 mod loss;
 mod optimizer;
+mod orthogonalize;
 #[path = "../../../tests/support/tolerance.rs"]
 mod tolerance;

@@ -4,10 +4,12 @@
 //! place.
 
 mod hyper;
+mod orthogonalize;
 mod reduce;
 mod reference;
 mod step;
 
 pub use hyper::{AdamHyper, SgdHyper};
+pub use orthogonalize::orthogonalize;
 pub use reduce::{accumulate, sum_of_squares};
 pub use step::{adamw_step, sgd_step};
