@@ -95,6 +95,14 @@ pub(crate) fn positive_number(key: &'static str, value: f64) -> Result<(), Model
     Err(ModelError::OutOfRange { key, value, constraint: "positive and finite" })
 }
 
+/// Refuses what is not at least 0 and below 1.
+pub(crate) fn share(key: &'static str, value: f64) -> Result<(), ModelError> {
+    if (0.0..1.0).contains(&value) {
+        return Ok(());
+    }
+    Err(ModelError::OutOfRange { key, value, constraint: "at least 0 and below 1" })
+}
+
 /// Refuses a `divisor` of zero and a `value` it does not divide; returns the quotient.
 pub(crate) fn divided(
     key: &'static str,

@@ -86,6 +86,7 @@ fn logits_equal_a_plain_computation() {
             num_heads: 2,
             bias,
             norm_eps: 1e-3,
+            dropout: 0.0,
         };
         let device = Device::flex();
         let model = config.resolve().unwrap().init(&Scope::root(device.clone(), 7));

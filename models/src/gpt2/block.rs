@@ -6,7 +6,9 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use dream_trainer::kernels::{self, AttentionOptions};
-use dream_trainer::nn::{Boundary, LayerNorm, LayerNormConfig, Linear, LinearConfig, Scope};
+use dream_trainer::nn::{
+    Boundary, Draw, Dropout, LayerNorm, LayerNormConfig, Linear, LinearConfig, Scope,
+};
 
 use super::Gpt2Shape;
 
@@ -21,6 +23,10 @@ pub struct TransformerBlock {
     pub ffn_norm: LayerNorm,
     /// Feed-forward layer.
     pub feed_forward: FeedForward,
+    #[module(skip)]
+    attention_dropout: Dropout,
+    #[module(skip)]
+    ffn_dropout: Dropout,
 }
 
 impl TransformerBlock {
@@ -30,15 +36,17 @@ impl TransformerBlock {
             attention: Attention::new(shape, &scope.child("attention")),
             ffn_norm: norm(shape, &scope.child("ffn_norm")),
             feed_forward: FeedForward::new(shape, &scope.child("feed_forward")),
+            attention_dropout: Dropout::new(shape.dropout, &scope.child("attention_dropout")),
+            ffn_dropout: Dropout::new(shape.dropout, &scope.child("ffn_dropout")),
         }
     }
 
-    /// Processes hidden states, `[b, s, h]` to the same.
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// Processes hidden states, `[b, s, h]` to the same; with a draw, as in training.
+    pub fn forward(&self, x: Tensor<3>, draw: Option<Draw>) -> Tensor<3> {
         let attended = self.attention.forward(self.attention_norm.forward(x.clone()));
-        let x = x + attended;
+        let x = x + self.attention_dropout.forward(attended, draw);
         let processed = self.feed_forward.forward(self.ffn_norm.forward(x.clone()));
-        x + processed
+        x + self.ffn_dropout.forward(processed, draw)
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Gpt2;
 use crate::activations::Transformer;
-use crate::error::{ModelError, divided, positive, positive_number};
+use crate::error::{ModelError, divided, positive, positive_number, share};
 
 /// Shape of a GPT-2-style transformer. The defaults are a small model without biases over GPT-2's
 /// vocabulary.
@@ -27,6 +27,10 @@ pub struct Gpt2Config {
     pub bias: bool,
     /// Added to the variance in every norm. Default 1e-5.
     pub norm_eps: f64,
+    /// Probability with which an element of the embeddings, or of what attention and feed-forward
+    /// add to the hidden states, is dropped while training, at least 0 and below 1. Attention
+    /// probabilities are never dropped: the fused attention does not hold them. Default 0.
+    pub dropout: f64,
 }
 
 impl Default for Gpt2Config {
@@ -39,6 +43,7 @@ impl Default for Gpt2Config {
             num_heads: 8,
             bias: false,
             norm_eps: 1e-5,
+            dropout: 0.0,
         }
     }
 }
@@ -55,6 +60,7 @@ impl Gpt2Config {
         positive("dim", self.dim)?;
         positive("num_layers", self.num_layers)?;
         positive_number("norm_eps", self.norm_eps)?;
+        share("dropout", self.dropout)?;
         let head_dim = divided("dim", self.dim, "num_heads", self.num_heads)?;
         Ok(Gpt2Shape {
             vocab_size: self.vocab_size,
@@ -66,6 +72,7 @@ impl Gpt2Config {
             ffn_dim: 4 * self.dim,
             bias: self.bias,
             norm_eps: self.norm_eps,
+            dropout: self.dropout,
         })
     }
 }
@@ -91,6 +98,8 @@ pub struct Gpt2Shape {
     pub bias: bool,
     /// Added to the variance in every norm.
     pub norm_eps: f64,
+    /// Probability of dropping an element of the hidden states while training.
+    pub dropout: f64,
 }
 
 impl Gpt2Shape {

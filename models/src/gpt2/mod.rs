@@ -6,7 +6,7 @@
 //! `layers.N.{attention_norm,attention.{wq,wk,wv,wo},ffn_norm,feed_forward.{w1,w2}}`, `norm`.
 //!
 //! It reads no Hugging Face folder: published GPT-2 weights belong to the tanh approximation of
-//! GELU and to dropout, and this model computes neither.
+//! GELU, which this model does not compute.
 
 mod block;
 mod config;

@@ -5,7 +5,7 @@
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
 use dream_trainer::fsdp::Unit;
-use dream_trainer::nn::{Embedding, EmbeddingConfig, Initializer, LayerNorm, Scope};
+use dream_trainer::nn::{Draw, Dropout, Embedding, EmbeddingConfig, Initializer, LayerNorm, Scope};
 
 use super::block::norm;
 use super::{Gpt2Shape, TransformerBlock};
@@ -23,6 +23,8 @@ pub struct Gpt2 {
     pub layers: Vec<Unit<TransformerBlock>>,
     /// Norm before the head.
     pub norm: Option<LayerNorm>,
+    #[module(skip)]
+    dropout: Dropout,
     #[module(skip)]
     shape: Gpt2Shape,
 }
@@ -42,6 +44,7 @@ impl Gpt2 {
                 .map(|layer| TransformerBlock::new(shape, &layers.child(layer)).into())
                 .collect(),
             norm: Some(norm(shape, &scope.child("norm"))),
+            dropout: Dropout::new(shape.dropout, &scope.child("dropout")),
             shape: shape.clone(),
         }
     }
@@ -61,9 +64,24 @@ impl Gpt2 {
     ///
     /// If this is a stage without embeddings or norm, or sequences are longer than the positions.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        let blocks = self.layers.iter();
-        let run = |x, unit: &Unit<TransformerBlock>| unit.forward(x, TransformerBlock::forward);
-        self.finish(blocks.fold(self.embed(tokens), run))
+        self.run(tokens, None)
+    }
+
+    /// Does what [`Self::forward`] does, with dropout.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::forward`].
+    pub fn forward_training(&self, tokens: Tensor<2, Int>, draw: Draw) -> Tensor<3> {
+        self.run(tokens, Some(draw))
+    }
+
+    fn run(&self, tokens: Tensor<2, Int>, draw: Option<Draw>) -> Tensor<3> {
+        let block = |x, unit: &Unit<TransformerBlock>| {
+            unit.forward(x, move |block, x| block.forward(x, draw))
+        };
+        let embedded = self.dropout.forward(self.embed(tokens), draw);
+        self.finish(self.layers.iter().fold(embedded, block))
     }
 
     /// Adds the vectors of tokens and positions.

@@ -91,11 +91,16 @@ impl TrainingStep for Gpt2Recipe {
     type Output = Tensor<3>;
 
     fn forward(&self, model: &Gpt2, batch: &TokenBatch) -> Result<Tensor<3>> {
-        Ok(model.forward(batch.tokens()))
+        Ok(model.forward_training(batch.tokens(), batch.draw()))
     }
 
     fn loss(&self, model: &Gpt2, hidden: Tensor<3>, batch: &TokenBatch) -> Result<Loss> {
         let head = model.head_weight().ok_or("the loss needs a stage with a head")?;
         Ok(Loss::sum(head.cross_entropy(hidden, batch.labels())))
+    }
+
+    /// Without dropout.
+    fn validation_step(&self, model: &Gpt2, batch: &TokenBatch) -> Result<Loss> {
+        self.loss(model, model.forward(batch.tokens()), batch)
     }
 }

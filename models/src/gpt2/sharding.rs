@@ -39,8 +39,16 @@ pub fn plan(shape: &Gpt2Shape, options: TensorParallelOptions) -> Plan {
     if options.sequence_parallel {
         plan = plan
             .style("pos_embeddings", SequenceParallel::default().with_input(Placement::Replicate));
-        for norm in ["layers.*.attention_norm", "layers.*.ffn_norm", "norm"] {
-            plan = plan.style(norm, SequenceParallel::default());
+        let on_tokens = [
+            "layers.*.attention_norm",
+            "layers.*.attention_dropout",
+            "layers.*.ffn_norm",
+            "layers.*.ffn_dropout",
+            "dropout",
+            "norm",
+        ];
+        for layer in on_tokens {
+            plan = plan.style(layer, SequenceParallel::default());
         }
     }
     plan.flow([

@@ -8,6 +8,10 @@ use super::IGNORED_LABEL;
 /// Every vector is `[num_sequences, sequence_length]`, row by row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
+    /// Number of the optimizer step it belongs to, from 0 at the first of the first epoch.
+    pub step: u64,
+    /// Number of its first sequence among those of the step, over all ranks.
+    pub first_sequence: usize,
     /// Number of sequences.
     pub num_sequences: usize,
     /// Tokens of a sequence.

@@ -79,10 +79,9 @@ impl Loader {
         let LoaderOptions { global_batch_size, micro_batch_size, dp_rank, dp_size, .. } =
             self.options;
         let local_batch_size = global_batch_size / dp_size;
-        let first =
-            self.step_in_epoch * global_batch_size as u64 + (dp_rank * local_batch_size) as u64;
+        let first = dp_rank * local_batch_size;
         let batches = (0..local_batch_size / micro_batch_size)
-            .map(|i| self.batch(first + (i * micro_batch_size) as u64))
+            .map(|i| self.batch(first + i * micro_batch_size))
             .collect();
         self.advance();
         batches
@@ -147,8 +146,10 @@ impl Loader {
         self.order = self.options.shuffle.then(draw);
     }
 
-    /// Builds the micro-batch whose first sequence is at a place of the epoch's order.
-    fn batch(&self, first: u64) -> Batch {
+    /// Builds the micro-batch of the current step that begins with its sequence `first_sequence`.
+    fn batch(&self, first_sequence: usize) -> Batch {
+        let first =
+            self.step_in_epoch * self.options.global_batch_size as u64 + first_sequence as u64;
         let (num_sequences, length) =
             (self.options.micro_batch_size, self.dataset.sequence_length());
         let mut tokens = vec![0; num_sequences * length];
@@ -163,7 +164,17 @@ impl Loader {
             }
         }
         let (documents, positions) = self.number_documents(&tokens).unzip();
-        Batch { num_sequences, sequence_length: length, tokens, labels, documents, positions }
+        let step = self.epoch * self.steps_per_epoch + self.step_in_epoch;
+        Batch {
+            step,
+            first_sequence,
+            num_sequences,
+            sequence_length: length,
+            tokens,
+            labels,
+            documents,
+            positions,
+        }
     }
 
     fn number_documents(&self, tokens: &[i32]) -> Option<(Vec<i32>, Vec<i32>)> {

@@ -19,6 +19,7 @@ mod activation;
 mod attention;
 mod cross_entropy;
 pub(crate) mod dispatch;
+mod dropout;
 mod embedding;
 pub(crate) mod flex;
 pub(crate) mod fused;
@@ -38,6 +39,7 @@ pub use cross_entropy::{
     tied_linear_cross_entropy,
 };
 pub use dispatch::{Implementation, ImplementationReport, implementation, with_reference};
+pub use dropout::{DropoutPosition, dropout};
 pub use embedding::embedding;
 pub(crate) use linear::column_sums;
 pub use linear::{linear, linear_f32};

@@ -10,6 +10,7 @@
 //! Without them a layer is a plain one.
 
 mod boundary;
+mod dropout;
 mod embedding;
 mod initializer;
 mod layout;
@@ -20,6 +21,7 @@ mod style;
 mod traverse;
 
 pub use boundary::Boundary;
+pub use dropout::{Draw, Dropout};
 pub use embedding::{Embedding, EmbeddingConfig};
 pub use initializer::Initializer;
 pub use layout::ParamLayout;

@@ -84,6 +84,11 @@ impl Scope {
         &self.device
     }
 
+    /// Returns the seed.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
     /// Returns the dotted path.
     pub fn path(&self) -> &str {
         &self.path

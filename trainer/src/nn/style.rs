@@ -36,6 +36,9 @@ pub trait LayerStyle: fmt::Debug + Send + Sync {
         layers.iter().map(|layer| layer.forward(x.clone())).collect()
     }
 
+    /// Returns the position in the sequence of the first of `num_tokens` tokens that a layer sees.
+    fn first_token(&self, num_tokens: usize) -> usize;
+
     /// Computes all logits, `[b, s, h]` to `[b, s, v]`.
     fn logits(&self, hidden: Tensor<3>, weight: HeadTable) -> Tensor<3>;
 
@@ -94,6 +97,8 @@ pub enum LayerKind {
     Norm,
     /// A [`Boundary`](super::Boundary).
     Boundary,
+    /// A [`Dropout`](super::Dropout).
+    Dropout,
 }
 
 impl fmt::Display for LayerKind {
@@ -103,6 +108,7 @@ impl fmt::Display for LayerKind {
             Self::Embedding => "embedding",
             Self::Norm => "norm",
             Self::Boundary => "boundary",
+            Self::Dropout => "dropout",
         })
     }
 }

@@ -107,6 +107,14 @@ pub enum TensorParallelError {
         /// The layer.
         path: String,
     },
+    /// A dropout without a style where the sequence is split.
+    #[error(
+        "dropout `{path}` has no style, while the plan splits the sequence: every rank would draw the masks of the first tokens"
+    )]
+    OtherMasks {
+        /// The layer.
+        path: String,
+    },
     /// A sequence that does not split evenly.
     #[error(
         "`sequence_length` is {length} but must be a multiple of the tensor-parallel degree {degree} for sequence parallelism"

@@ -148,6 +148,13 @@ impl LayerStyle for StyledLayer {
         }
     }
 
+    fn first_token(&self, num_tokens: usize) -> usize {
+        match self.style {
+            Style::Sequence(_) => num_tokens * self.group.rank(),
+            _ => 0,
+        }
+    }
+
     fn logits(&self, hidden: Tensor<3>, weight: HeadTable) -> Tensor<3> {
         if let Style::Sequence(_) = self.style {
             let local = kernels::linear(self.input(hidden), weight.projection(), None);

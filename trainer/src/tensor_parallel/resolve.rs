@@ -141,7 +141,8 @@ fn takes_prepared_input(path: &str, style: &Style, styled: &BTreeMap<&str, Style
     prepares && matches!(style, Style::Colwise(style) if style.input == Placement::Replicate)
 }
 
-/// Lists the parameters of layers without a style. Where the sequence is split there must be none.
+/// Lists the parameters of layers without a style. Where the sequence is split there must be none,
+/// and no dropout either.
 fn uncovered(
     layers: &BTreeMap<String, LayerEntry>,
     specs: &BTreeMap<String, ParamSpec>,
@@ -149,6 +150,12 @@ fn uncovered(
 ) -> Result<Vec<ParamPlacement>, TensorParallelError> {
     let splits_sequence =
         styled.values().any(|style| style.input() == SEQUENCE || style.output() == SEQUENCE);
+    let has_own_masks = |(path, layer): &(&String, &LayerEntry)| {
+        layer.kind == LayerKind::Dropout && !styled.contains_key(path.as_str())
+    };
+    if let Some((path, _)) = layers.iter().find(has_own_masks).filter(|_| splits_sequence) {
+        return Err(TensorParallelError::OtherMasks { path: path.clone() });
+    }
     let mut replicated = Vec::new();
     for (path, spec) in specs {
         let owner = parent(path);
@@ -232,6 +239,9 @@ impl Layer<'_> {
     fn check_layouts(&self) -> Result<(), TensorParallelError> {
         let is_boundary = self.kind == LayerKind::Boundary;
         if matches!(self.style, Style::Input(_) | Style::Output(_)) != is_boundary {
+            return Err(self.unsuitable());
+        }
+        if self.kind == LayerKind::Dropout && !matches!(self.style, Style::Sequence(_)) {
             return Err(self.unsuitable());
         }
         let embedding = self.kind == LayerKind::Embedding;

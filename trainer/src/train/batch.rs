@@ -10,6 +10,7 @@ use crate::data::{
     self, Dataset, LastBatch, Loader, LoaderOptions, LoaderState, Prefetcher, Splits,
 };
 use crate::mesh::AxisSet;
+use crate::nn::Draw;
 
 /// Input of one forward pass.
 pub trait Batch: Send + Sized + 'static {
@@ -116,16 +117,19 @@ pub struct TokenBatch {
     labels: Tensor<2, Int>,
     documents: Option<Tensor<2, Int>>,
     num_targets: usize,
+    draw: Draw,
 }
 
 impl TokenBatch {
     /// Moves a batch to a device.
     pub fn new(batch: data::Batch, device: &Device) -> Self {
         let num_targets = batch.num_valid();
+        let draw = Draw { step: batch.step, first_sequence: batch.first_sequence as u64 };
         let shape = [batch.num_sequences, batch.sequence_length];
         let tensor = |values: Vec<i32>| Tensor::from_data(TensorData::new(values, shape), device);
         Self {
             num_targets,
+            draw,
             tokens: tensor(batch.tokens),
             labels: tensor(batch.labels),
             documents: batch.documents.map(tensor),
@@ -140,6 +144,11 @@ impl TokenBatch {
     /// Returns the labels, `[sequences, tokens]`, -100 where none counts.
     pub fn labels(&self) -> Tensor<2, Int> {
         self.labels.clone()
+    }
+
+    /// Returns what the random decisions of its forward pass are functions of.
+    pub fn draw(&self) -> Draw {
+        self.draw
     }
 
     /// Returns which document of its sequence each token belongs to, if attention is to stay within

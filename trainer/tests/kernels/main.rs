@@ -3,6 +3,7 @@
 mod attention;
 mod attention_blocks;
 mod dispatch;
+mod dropout;
 mod half_precision;
 mod harness;
 mod layers;
