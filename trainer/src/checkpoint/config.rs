@@ -22,6 +22,7 @@ pub enum ResumeMode {
 /// When state is saved, how much of it is kept, and where a run starts from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of the TOML table")]
 pub struct CheckpointConfig {
     /// Saves checkpoints. Without it nothing is written, also not at the end.
     pub enable: bool,
@@ -29,6 +30,9 @@ pub struct CheckpointConfig {
     pub every_n_steps: u64,
     /// Complete checkpoints kept, newest first; 0 keeps all.
     pub keep_latest: usize,
+    /// Writes while training goes on, from a copy of the state in host memory. At most one checkpoint
+    /// is being written; it counts from the first step after all ranks have written theirs.
+    pub background: bool,
     /// Saves after the last step.
     pub save_last: bool,
     /// Saves when the run is interrupted (Ctrl-C, SIGTERM).
@@ -48,6 +52,7 @@ impl Default for CheckpointConfig {
             enable: false,
             every_n_steps: 0,
             keep_latest: 3,
+            background: true,
             save_last: true,
             save_on_interrupt: true,
             resume: ResumeMode::Auto,

@@ -16,8 +16,6 @@ use crate::metrics::{StepInfo, ValidationInfo};
 use crate::optim::GradScaler;
 use crate::train::Batch;
 
-use super::save;
-
 /// Why the loop was left before its last step.
 type Early = Option<Interruption>;
 
@@ -26,6 +24,7 @@ impl<S: TrainingStep> Rank<'_, S> {
     pub(crate) fn fit(mut self, interrupt: &Interrupt) -> Result<RunOutcome, TrainError> {
         let mut last = None;
         let ended = self.run_steps(interrupt, &mut last);
+        let ended = self.end_saving(ended);
         match &ended {
             Ok(None) => self.callbacks.post_fit(&self.run)?,
             Ok(Some(why)) => self.callbacks.on_interrupt(&self.run, why)?,
@@ -43,6 +42,22 @@ impl<S: TrainingStep> Rank<'_, S> {
             skipped_steps: self.progress.skipped_steps,
             directory: self.run.directory,
         })
+    }
+
+    /// Lets the last checkpoint that was begun count. After an error it can only if every rank has
+    /// met the same one.
+    fn end_saving(&mut self, ended: Result<Early, TrainError>) -> Result<Early, TrainError> {
+        match ended {
+            Ok(early) => self.commit().map(|()| early),
+            Err(error) => {
+                if let TrainError::NonFinite { .. } = error.root()
+                    && let Err(second) = self.commit()
+                {
+                    tracing::warn!(error = %second, "the last checkpoint could not be written");
+                }
+                Err(error)
+            }
+        }
     }
 
     fn run_steps(
@@ -107,17 +122,23 @@ impl<S: TrainingStep> Rank<'_, S> {
         Ok(())
     }
 
-    /// Takes the maximum over ranks of what each wants, so that all do the same.
+    /// Takes the maximum over ranks of what each wants, so that all do the same. A checkpoint that
+    /// every rank has written is committed.
     fn agree(
-        &self,
+        &mut self,
         requests: MergedRequests,
         interrupted: bool,
     ) -> Result<(MergedRequests, bool), TrainError> {
         let [save, validate, stop] = requests.to_codes();
+        let flag = |is_set: bool| f64::from(u8::from(is_set));
+        let is_writing = self.saving.as_ref().is_some_and(|saving| !saving.is_written());
         let mut codes =
-            [save as f64, validate as f64, stop as f64, f64::from(u8::from(interrupted))];
+            [save as f64, validate as f64, stop as f64, flag(interrupted), flag(is_writing)];
         self.comm.group(AxisSet::WORLD).all_reduce_scalars(&mut codes, ReduceOp::Max)?;
-        let [save, validate, stop, interrupted] = codes;
+        let [save, validate, stop, interrupted, is_writing] = codes;
+        if is_writing == 0.0 {
+            self.commit()?;
+        }
         Ok((
             MergedRequests::from_codes([save as i64, validate as i64, stop as i64]),
             interrupted > 0.0,
@@ -255,23 +276,6 @@ impl<S: TrainingStep> Rank<'_, S> {
             seconds: begin.elapsed().as_secs_f64(),
         };
         self.callbacks.post_validation(&self.run, &info)?;
-        Ok(())
-    }
-
-    /// Writes a checkpoint of this step. Each rank writes its own blocks; replicated ones are written once.
-    fn save(&mut self) -> Result<(), TrainError> {
-        let step = self.progress.step;
-        if self.store.contains(step) {
-            return Ok(());
-        }
-        let model = self.model.as_ref().expect("a step gives the model back");
-        let shards = save::snapshot(model, &self.optimizers, &self.layouts, &self.comm);
-        let state = self.run_state()?;
-        if let Some(path) = save::write(&self.store, step, shards, state, &self.comm)? {
-            self.store.retain(self.plan.checkpoint.keep_latest, step)?;
-            self.callbacks.post_checkpoint(&self.run, step, &path)?;
-        }
-        self.comm.group(AxisSet::WORLD).barrier()?;
         Ok(())
     }
 }

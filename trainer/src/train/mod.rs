@@ -16,6 +16,7 @@ mod precision;
 mod rank;
 mod replicate;
 mod save;
+mod saving;
 mod setup;
 mod step;
 mod trainer;

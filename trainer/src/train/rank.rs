@@ -9,6 +9,7 @@ use super::batch::SharedData;
 use super::layouts::Layouts;
 use super::precision::Precision;
 use super::save::{self, CheckpointWeights, Progress};
+use super::saving::Saving;
 use super::step::{Owned, is_below};
 use super::{
     Batch, DataContext, Replicate, RunLength, RunPlan, SetupContext, Streams, TrainError, Trainer,
@@ -40,6 +41,8 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
     pub(crate) callbacks: CallbackSet,
     pub(crate) run: RunView,
     pub(crate) store: CheckpointStore,
+    /// The checkpoint being written.
+    pub(crate) saving: Option<Saving>,
     pub(crate) progress: Progress,
     /// What the recipe expects, and what the first step showed.
     pub(crate) activation_estimate: Option<u64>,
@@ -154,6 +157,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             callbacks,
             run,
             store,
+            saving: None,
             progress,
             activation_estimate,
             activation_bytes: 0,

@@ -1,7 +1,7 @@
 //! Saving and restoring the whole state of a run.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use burn::module::Module;
@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::layouts::{Held, Layouts};
 use super::step::Owned;
 use super::{Result, TrainError, WeightSource};
-use crate::checkpoint::{Block, Checkpoint, CheckpointStore, RunState, Shard};
-use crate::comm::{CommError, MeshComm, ProcessGroup, ReduceOp};
-use crate::mesh::{self, AxisSet};
+use crate::checkpoint::{Block, Checkpoint, Shard};
+use crate::comm::MeshComm;
+use crate::mesh;
 use crate::nn;
 use crate::optim::GradScalerState;
 
@@ -64,45 +64,6 @@ pub(crate) fn snapshot<M: Module>(
         }
     }
     shards
-}
-
-/// Writes what this rank holds, and commits on rank 0 once every rank has written.
-///
-/// # Communication
-///
-/// A barrier after the folder is made and a gather of what each rank wrote.
-pub(crate) fn write(
-    store: &CheckpointStore,
-    step: u64,
-    shards: Vec<(String, Shard)>,
-    state: RunState,
-    comm: &MeshComm,
-) -> Result<Option<PathBuf>, TrainError> {
-    let world = comm.group(AxisSet::WORLD);
-    let begun = if comm.rank() == 0 { Some(store.begin(step)?) } else { None };
-    world.barrier()?;
-    let save = begun.unwrap_or_else(|| store.join(step));
-    let file = save.write_rank(comm.rank(), shards)?;
-    let bad = |source| TrainError::SavedState { path: store.root().into(), source };
-    let texts = gather_text(&world, &serde_json::to_string(&file).map_err(bad)?)?;
-    let Some(texts) = texts else { return Ok(None) };
-    let files = texts.iter().map(|text| serde_json::from_str(text.trim_end()));
-    let files = files.collect::<Result<Vec<_>, _>>().map_err(bad)?;
-    Ok(Some(save.commit(state, files)?.path().to_path_buf()))
-}
-
-/// Brings a text of each rank to rank 0, padded with spaces to one length on the way.
-fn gather_text(group: &ProcessGroup, text: &str) -> Result<Option<Vec<String>>, CommError> {
-    let mut longest = [text.len() as f64];
-    group.all_reduce_scalars(&mut longest, ReduceOp::Max)?;
-    let len = longest[0] as usize;
-    let padded = text.bytes().chain(std::iter::repeat(b' ')).take(len).map(i32::from);
-    let message = TensorData::new(padded.collect::<Vec<_>>(), [1, len]);
-    let Some(all) = group.gather(message, 0)? else { return Ok(None) };
-    let bytes: Vec<u8> = all.iter::<i32>().map(|byte| byte as u8).collect();
-    Ok(Some(
-        bytes.chunks(len.max(1)).map(|text| String::from_utf8_lossy(text).into_owned()).collect(),
-    ))
 }
 
 fn shard(flat: Tensor<1>, held: &Held) -> Shard {
