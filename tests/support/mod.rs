@@ -85,6 +85,7 @@ pub struct Seen {
 struct Collect {
     seen: Arc<Mutex<Seen>>,
     stop_after: Option<u64>,
+    save_after: Option<u64>,
 }
 
 impl Callback for Collect {
@@ -100,6 +101,7 @@ impl Callback for Collect {
     ) -> CallbackResult {
         self.seen.lock().unwrap().steps.push(info.clone());
         requests.stop = self.stop_after == Some(info.step);
+        requests.save = self.save_after == Some(info.step);
         Ok(())
     }
 
@@ -129,12 +131,14 @@ pub struct Run<'a> {
     pub sets: Vec<String>,
     /// Step after which a callback asks to stop.
     pub stop_after: Option<u64>,
+    /// Step after which a callback asks for a checkpoint.
+    pub save_after: Option<u64>,
 }
 
 impl<'a> Run<'a> {
     /// Prepares to run a text.
     pub fn new(folder: &'a Path, toml: &'a str) -> Self {
-        Self { folder, toml, sets: Vec::new(), stop_after: None }
+        Self { folder, toml, sets: Vec::new(), stop_after: None, save_after: None }
     }
 
     /// Adds settings.
@@ -149,10 +153,16 @@ impl<'a> Run<'a> {
         self
     }
 
+    /// Saves after a step.
+    pub fn saving_after(mut self, step: u64) -> Self {
+        self.save_after = Some(step);
+        self
+    }
+
     /// Runs it; an error comes as text.
     pub fn go(self) -> Result<(RunOutcome, Seen), String> {
-        let stop_after = self.stop_after;
-        self.prepared(|prepared| run_prepared(prepared, stop_after))?
+        let (stop_after, save_after) = (self.stop_after, self.save_after);
+        self.prepared(|prepared| run_prepared(prepared, stop_after, save_after))?
     }
 
     /// Prepares it and hands it over; an error comes as text.
@@ -179,6 +189,7 @@ pub fn recipes() -> Vec<Recipe> {
 fn run_prepared(
     prepared: &dyn Prepared,
     stop_after: Option<u64>,
+    save_after: Option<u64>,
 ) -> Result<(RunOutcome, Seen), String> {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let plan = prepared.plan();
@@ -187,7 +198,7 @@ fn run_prepared(
         let quiet = dream_trainer::callbacks::Verbosity::Quiet;
         let mut set: CallbackSet =
             dream_trainer::callbacks::build(&plan.metrics, &plan.callbacks, rank, &terminal, quiet);
-        set.push(Box::new(Collect { seen: Arc::clone(&seen), stop_after })).unwrap();
+        set.push(Box::new(Collect { seen: Arc::clone(&seen), stop_after, save_after })).unwrap();
         set
     };
     std::fs::create_dir_all(prepared.plan().run.directory()).unwrap();

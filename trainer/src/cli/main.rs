@@ -10,8 +10,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use super::train::RunArgs;
 use super::{
     Exit, Failure, bench_comm, benchmark, config, data, doctor, plan, profile, selftest, summarize,
-    topo,
-    train,
+    topo, train,
 };
 use crate::recipe::Recipe;
 

@@ -190,6 +190,10 @@ pub struct DeviceParameters {
     /// What each rank of `dp_shard` holds only a part of: `optimizer`, `gradients` or `parameters`
     /// (`ZeRO` 1, 2 and 3); matters when `dp_shard` is above 1.
     pub reshard: Reshard,
+    /// With `gradient_accumulation_steps` above 1, keeps whole gradients until the last microbatch and
+    /// reduces them once per step instead of once per microbatch: less communication for more
+    /// memory. `reshard = "optimizer"` does so in any case; matters when `dp_shard` is above 1.
+    pub accumulate_whole_gradients: bool,
     /// Ranks that share a sequence.
     pub context_parallel: Degree,
     /// Ranks that share each weight matrix.
@@ -255,6 +259,7 @@ impl Default for DeviceParameters {
             sequence_parallel: true,
             async_tensor_parallel: false,
             reshard: Reshard::Parameters,
+            accumulate_whole_gradients: false,
             activation_checkpointing: ActivationCheckpointing::None,
             checkpoint_every_nth_block: 1,
             cpu_offload: false,

@@ -72,6 +72,8 @@ pub struct ResolvedDevice {
     pub activation_checkpointing: ActivationCheckpointing,
     /// What each rank of `dp_shard` holds only a part of.
     pub reshard: Reshard,
+    /// Whether whole gradients are summed over microbatches and reduced once.
+    pub accumulate_whole_gradients: bool,
     /// Whether sharded state is kept in host memory.
     pub cpu_offload: bool,
     /// Whether elementwise operations are fused.

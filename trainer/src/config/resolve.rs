@@ -222,6 +222,7 @@ impl Loaded {
             async_tensor_parallel: declared.async_tensor_parallel,
             activation_checkpointing: declared.recomputed(),
             reshard: declared.reshard,
+            accumulate_whole_gradients: declared.accumulate_whole_gradients,
             cpu_offload: declared.cpu_offload,
             compile: declared.compile,
             init_timeout: Duration::from_secs(declared.comm.init_timeout_secs),

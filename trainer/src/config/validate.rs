@@ -92,6 +92,11 @@ pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<
             "reshard",
             "nothing is sharded unless `dp_shard` is above 1",
         ),
+        (
+            device.accumulate_whole_gradients && mesh.size(AxisSet::FSDP) == 1,
+            "accumulate_whole_gradients",
+            "gradients are whole unless `dp_shard` is above 1",
+        ),
     ];
     let scaler = device.grad_scaler.validate().err();
     errors.extend(scaler.map(|error| optim_error(loaded, error)));

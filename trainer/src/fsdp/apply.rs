@@ -110,7 +110,8 @@ impl FullyShard {
             keep: self.keep,
             input_dtype: self.config.param_dtype,
             output_dtype: self.config.output_dtype,
-            keeps_whole_gradients: self.config.reshard == Reshard::Optimizer,
+            keeps_whole_gradients: self.config.reshard == Reshard::Optimizer
+                || self.config.accumulate_whole_gradients,
             reduce_dtype: self.config.reduce_dtype,
             schedule: Arc::clone(&self.schedule),
             unreduced: Unreduced::default(),

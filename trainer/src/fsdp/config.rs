@@ -35,6 +35,10 @@ pub struct FullyShardConfig {
     /// 3 of the paper). Default `parameters`. With pipeline stages `parameters` acts as
     /// `gradients`, so that gathers do not grow with the number of microbatches.
     pub reshard: Reshard,
+    /// Sums whole gradients over the microbatches of a step and reduces them once, whatever is
+    /// resharded: fewer reductions for the memory of whole gradients. Stage 1 does so by itself.
+    /// Default false.
+    pub accumulate_whole_gradients: bool,
     /// Element type in which parameters are gathered and units compute: what enters a unit is cast
     /// to it. The shards, which the optimizer updates, stay as they are. Default: the shards' own.
     pub param_dtype: Option<DType>,
@@ -84,6 +88,7 @@ impl Default for FullyShardConfig {
     fn default() -> Self {
         Self {
             reshard: Reshard::default(),
+            accumulate_whole_gradients: false,
             param_dtype: None,
             reduce_dtype: None,
             output_dtype: None,

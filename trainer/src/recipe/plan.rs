@@ -22,6 +22,7 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
         },
         fully_shard: FullyShardConfig {
             reshard: device.reshard,
+            accumulate_whole_gradients: device.accumulate_whole_gradients,
             param_dtype: cast(device.param_dtype),
             reduce_dtype: cast(device.reduce_dtype),
             output_dtype: device.output_dtype.map(FloatType::dtype),

@@ -5,9 +5,7 @@ use crate::callbacks::CallbackSet;
 use crate::comm::RankFailure;
 use crate::config::{ConfigErrors, Loaded, ResolvedConfig};
 use crate::nn::ParameterEntry;
-use crate::train::{
-    Interrupt, Placements, RunOutcome, RunPlan, TrainError, Trainer, TrainingStep,
-};
+use crate::train::{Interrupt, Placements, RunOutcome, RunPlan, TrainError, Trainer, TrainingStep};
 
 /// Why a recipe cannot run a configuration.
 #[derive(Debug, thiserror::Error)]

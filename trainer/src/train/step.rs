@@ -179,8 +179,8 @@ impl StepContext<'_> {
         let mut gradients: BTreeMap<_, _> =
             self.gradients.extract_if(.., |path, _| is_below(path, prefix)).collect();
         let reduce = tracing::trace_span!("reduce_gradients");
-        let traveled = reduce
-            .in_scope(|| self.replicate.reduce(&mut gradients, self.layouts, self.device))?;
+        let traveled =
+            reduce.in_scope(|| self.replicate.reduce(&mut gradients, self.layouts, self.device))?;
         let seen = gradients.values().map(|gradient| (gradient.dtype(), gradient.dims()[0]));
         self.outcome.precision.gradients.extend(seen);
         self.outcome.precision.reduction.merge(traveled);

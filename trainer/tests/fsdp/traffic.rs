@@ -10,16 +10,18 @@ struct Row {
     reshard: Reshard,
     checkpointing: ActivationCheckpointing,
     keep_last_unit: bool,
+    accumulate_whole_gradients: bool,
     gathers: fn(units: u64, a: u64) -> u64,
     reductions: fn(units: u64, a: u64) -> u64,
 }
 
-const ROWS: [Row; 5] = [
+const ROWS: [Row; 6] = [
     // The embedding's backward does not read its table, so only blocks and head are gathered again.
     Row {
         reshard: Reshard::Parameters,
         checkpointing: ActivationCheckpointing::None,
         keep_last_unit: false,
+        accumulate_whole_gradients: false,
         gathers: |units, a| a * (2 * units - 1),
         reductions: |units, a| a * units,
     },
@@ -27,6 +29,7 @@ const ROWS: [Row; 5] = [
         reshard: Reshard::Parameters,
         checkpointing: ActivationCheckpointing::None,
         keep_last_unit: true,
+        accumulate_whole_gradients: false,
         gathers: |units, a| a * (2 * units - 2),
         reductions: |units, a| a * units,
     },
@@ -34,13 +37,23 @@ const ROWS: [Row; 5] = [
         reshard: Reshard::Parameters,
         checkpointing: ActivationCheckpointing::Full,
         keep_last_unit: true,
+        accumulate_whole_gradients: false,
         gathers: |units, a| a * (2 * units - 2),
         reductions: |units, a| a * units,
+    },
+    Row {
+        reshard: Reshard::Parameters,
+        checkpointing: ActivationCheckpointing::None,
+        keep_last_unit: true,
+        accumulate_whole_gradients: true,
+        gathers: |units, a| a * (2 * units - 2),
+        reductions: |units, _| units,
     },
     Row {
         reshard: Reshard::Gradients,
         checkpointing: ActivationCheckpointing::None,
         keep_last_unit: true,
+        accumulate_whole_gradients: false,
         gathers: |units, _| units,
         reductions: |units, a| a * units,
     },
@@ -48,6 +61,7 @@ const ROWS: [Row; 5] = [
         reshard: Reshard::Optimizer,
         checkpointing: ActivationCheckpointing::None,
         keep_last_unit: true,
+        accumulate_whole_gradients: false,
         gathers: |units, _| units,
         reductions: |units, _| units,
     },
@@ -58,10 +72,11 @@ fn each_stage_makes_the_calls_of_its_formula() {
     for row in ROWS {
         for (blocks, microbatches) in [(2, 1), (3, 4)] {
             for prefetch_units in [0, 1, 2] {
-                let Row { reshard, checkpointing, keep_last_unit, gathers, reductions } = row;
+                let Row { reshard, checkpointing, keep_last_unit, gathers, reductions, .. } = row;
                 let config = FullyShardConfig {
                     reshard,
                     keep_last_unit,
+                    accumulate_whole_gradients: row.accumulate_whole_gradients,
                     prefetch_units,
                     ..FullyShardConfig::default()
                 };
@@ -111,6 +126,23 @@ fn bytes_are_those_of_the_parameters() {
     for seen in ranks {
         assert_eq!(seen.operations["all_gather"].bytes, gathered);
         assert_eq!(seen.operations["reduce_scatter"].bytes, reduced);
+    }
+}
+
+#[test]
+fn resharded_parameters_cost_one_and_a_half_times_the_bytes_of_replicas() {
+    let config = FullyShardConfig { keep_last_unit: false, ..FullyShardConfig::default() };
+    let ranks = 2;
+    let case = Case { degrees: fsdp(ranks), config, steps: 2, ..Case::default() };
+    // With odd rows filled up to even ones.
+    let embedding = (14 * 6 * size_of::<f32>()) as u64;
+    let others = ((2 * (6 + 6 * 10 + 10 + 10 * 6) + 6 * 13) * size_of::<f32>()) as u64;
+    let share = |bytes: u64| bytes * (ranks as u64 - 1) / ranks as u64;
+    let replicas = 2 * share(embedding + others);
+    for seen in check(&case) {
+        let sent: u64 = seen.operations.values().map(|count| share(count.bytes)).sum();
+        // The lookup's backward does not read its table, which is not gathered again.
+        assert_eq!(2 * (sent + share(embedding)), 3 * replicas);
     }
 }
 
