@@ -7,6 +7,7 @@ mod support;
 use burn::module::Module;
 use burn::tensor::Tensor;
 use dream_trainer::callbacks::CallbackSet;
+use dream_trainer::comm::Ranks;
 use dream_trainer::config::{self, Sources};
 use dream_trainer::nn::{Linear, LinearConfig};
 use dream_trainer::recipe::Recipe;
@@ -93,7 +94,8 @@ fn run(fault: Fault, sets: &[&str]) -> Result<u64, String> {
     let resolved = loaded.resolve(None).unwrap();
     let recipe = Recipe::new("faulty", Trainer::new(Faulty(fault)).with_replicate());
     let prepared = recipe.prepare(&loaded, &resolved).map_err(|error| error.to_string())?;
-    let outcome = prepared.fit(&Interrupt::default(), &CallbackSet::new);
+    let ranks = Ranks::Threads(prepared.plan().mesh.world_size());
+    let outcome = prepared.fit(&ranks, &Interrupt::default(), &CallbackSet::new);
     outcome.map(|outcome| outcome.skipped_steps).map_err(|failure| {
         let source =
             std::error::Error::source(&failure).map_or_else(String::new, ToString::to_string);

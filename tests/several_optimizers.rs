@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use dream_trainer::callbacks::CallbackSet;
+use dream_trainer::comm::Ranks;
 use dream_trainer::config::{self, Sources};
 use dream_trainer::nn::{self, Linear, LinearConfig};
 use dream_trainer::recipe::Recipe;
@@ -112,7 +113,8 @@ fn run(sets: &[&str]) -> Result<Vec<[f64; 2]>, String> {
     let trainer = Trainer::new(Adversaries(Arc::clone(&trace))).with_replicate();
     let recipe = Recipe::new("adversaries", trainer);
     let prepared = recipe.prepare(&loaded, &resolved).map_err(|error| error.to_string())?;
-    let outcome = prepared.fit(&Interrupt::default(), &CallbackSet::new);
+    let ranks = Ranks::Threads(prepared.plan().mesh.world_size());
+    let outcome = prepared.fit(&ranks, &Interrupt::default(), &CallbackSet::new);
     outcome.map_err(|failure| failure.to_string())?;
     let trace = trace.lock().unwrap().clone();
     Ok(trace)

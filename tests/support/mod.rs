@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use dream_trainer::callbacks::{
     Callback, CallbackResult, CallbackSet, MemoryUse, Requests, RunView,
 };
+use dream_trainer::comm::Ranks;
 use dream_trainer::config::{self, Sources};
 use dream_trainer::metrics::{PrecisionReport, StepInfo, ValidationInfo};
 use dream_trainer::recipe::{Prepared, Recipe, find};
@@ -202,8 +203,10 @@ fn run_prepared(
         set
     };
     std::fs::create_dir_all(prepared.plan().run.directory()).unwrap();
-    let outcome =
-        prepared.fit(&Interrupt::default(), &callbacks).map_err(|failure| chain(&failure))?;
+    let ranks = Ranks::Threads(plan.mesh.world_size());
+    let outcome = prepared
+        .fit(&ranks, &Interrupt::default(), &callbacks)
+        .map_err(|failure| chain(&failure))?;
     let seen = seen.lock().unwrap().clone();
     Ok((outcome, seen))
 }

@@ -8,14 +8,14 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::comm::{
-    Collective, CommError, CommTimeouts, ProcessGroup, RankContext, RankFailure, ReduceOp,
-    algorithm_bandwidth, bus_factor, launch_threads,
+    Collective, CommError, CommTimeouts, ProcessGroup, RankContext, RankFailure, Ranks, ReduceOp,
+    Reduction, algorithm_bandwidth, bus_factor, launch,
 };
 
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub struct BenchCommArgs {
-    /// Number of ranks, as threads of this process
+    /// Number of ranks, as threads of this process; under a launcher, its processes are the ranks
     #[arg(long, value_name = "N", default_value_t = 2)]
     pub world_size: usize,
     /// Size S, the larger of a rank's input and output, such as `64MiB`, `1GB` or `4096`
@@ -30,6 +30,9 @@ pub struct BenchCommArgs {
     /// Runs of which the median is reported
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..))]
     pub iters: u16,
+    /// Who adds up the numbers of ranks that are processes
+    #[arg(long, value_name = "WHO", value_enum, default_value = "member_order")]
+    pub reduction: Reduction,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -88,28 +91,42 @@ struct Row {
 /// # Errors
 ///
 /// See [`BenchCommError`].
-pub fn run(args: &BenchCommArgs, out: &mut impl Write) -> Result<(), BenchCommError> {
-    let elements = elements(args)?;
+pub fn run(args: &BenchCommArgs, ranks: &Ranks, out: &mut dyn Write) -> Result<(), BenchCommError> {
+    let world_size = ranks.world_size();
+    let elements = elements(args, world_size)?;
     let bytes = elements * size_of::<f32>();
-    let memcpy = launch_threads(1, CommTimeouts::default(), |_: RankContext| {
-        Ok::<_, CommError>(time_memcpy(args, bytes))
+    let memcpy = launch(ranks, CommTimeouts::default(), |ctx: RankContext| {
+        // One rank alone copies; the others wait for it.
+        let times = if ctx.rank() == 0 { time_memcpy(args, bytes) } else { Vec::new() };
+        ctx.world_group().barrier()?;
+        Ok::<_, CommError>(times)
     })?;
-    let memcpy = median(memcpy[0].clone());
+    let memcpy = memcpy.into_iter().next().filter(|times| !times.is_empty());
+    let memcpy = memcpy.map_or(1.0, median);
     let mut rows = vec![row("memcpy".to_owned(), bytes, memcpy, memcpy, None)];
     let ops = if args.op.is_empty() { BenchOp::value_variants() } else { &args.op };
     for op in ops {
-        let times =
-            launch_threads(args.world_size, CommTimeouts::default(), |ctx: RankContext| {
-                time_op(args, *op, elements, &ctx.world_group())
-            })?;
-        let slowest = |run: usize| times.iter().map(|times| times[run]).fold(0.0, f64::max);
-        let seconds = median((0..usize::from(args.iters)).map(slowest).collect());
-        let factor = bus_factor(&op.collective(), args.world_size);
+        let times = launch(ranks, CommTimeouts::default(), |ctx: RankContext| {
+            let group = ctx.world_group();
+            let mut times = time_op(args, *op, elements, &group)?;
+            // A run lasts as long as its slowest rank.
+            group.all_reduce_scalars(&mut times, ReduceOp::Max)?;
+            Ok(times)
+        })?;
+        let seconds = median(times.into_iter().next().unwrap_or_default());
+        let factor = bus_factor(&op.collective(), world_size);
         let name = op.collective().name().to_owned();
         rows.push(row(name, bytes, seconds, memcpy, Some(factor)));
     }
-    let written =
-        if args.json { write_json(args, &rows, out) } else { write_table(args, &rows, out) };
+    let written = if args.json {
+        write_json(args, world_size, &rows, out)
+    } else {
+        let kind = match ranks {
+            Ranks::Threads(_) => "thread ranks".to_owned(),
+            Ranks::Process(process, _) => format!("processes over {}", process.describe()),
+        };
+        write_table(args, &format!("{world_size} {kind}"), &rows, out)
+    };
     written.map_err(BenchCommError::Write)
 }
 
@@ -149,8 +166,7 @@ impl BenchOp {
 }
 
 /// Returns the number of f32 elements of the larger of input and output.
-fn elements(args: &BenchCommArgs) -> Result<usize, BenchCommError> {
-    let ranks = args.world_size;
+fn elements(args: &BenchCommArgs, ranks: usize) -> Result<usize, BenchCommError> {
     if ranks == 0 {
         return Err(BenchCommError::Arguments("`--world-size` is 0 but must be at least 1".into()));
     }
@@ -204,10 +220,14 @@ fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-fn write_table(args: &BenchCommArgs, rows: &[Row], out: &mut impl Write) -> io::Result<()> {
-    let (ranks, iters, mib) =
-        (args.world_size, args.iters, rows[0].bytes as f64 / f64::from(1 << 20));
-    writeln!(out, "{ranks} thread ranks, {mib:.1} MiB of f32, median of {iters} runs")?;
+fn write_table(
+    args: &BenchCommArgs,
+    ranks: &str,
+    rows: &[Row],
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let (iters, mib) = (args.iters, rows[0].bytes as f64 / f64::from(1 << 20));
+    writeln!(out, "{ranks}, {mib:.1} MiB of f32, median of {iters} runs")?;
     writeln!(
         out,
         "{:<16} {:>10} {:>12} {:>12} {:>10}",
@@ -222,9 +242,14 @@ fn write_table(args: &BenchCommArgs, rows: &[Row], out: &mut impl Write) -> io::
     writeln!(out, "memcpy: one thread alone copies the same bytes. GB = 1e9 bytes.")
 }
 
-fn write_json(args: &BenchCommArgs, rows: &[Row], out: &mut impl Write) -> io::Result<()> {
+fn write_json(
+    args: &BenchCommArgs,
+    world_size: usize,
+    rows: &[Row],
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let report = serde_json::json!({
-        "world_size": args.world_size,
+        "world_size": world_size,
         "warmup": args.warmup,
         "iters": args.iters,
         "dtype": "f32",

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::train::{RunArgs, load, style};
+use super::train::{RunArgs, load, ranks, style};
 use super::{Exit, Failure, logging};
 use crate::callbacks::{Benchmark, CallbackSet, Terminal};
 use crate::recipe::Recipe;
@@ -34,9 +34,10 @@ pub(super) fn run(
     let prepared =
         recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
     let terminal = Terminal::new(Box::new(io::stdout()));
-    logging::start(&terminal, None, false, None)
-        .map_err(|error| Failure::new(&error, Exit::Environment))?;
     let plan = prepared.plan();
+    let ranks = ranks(plan)?;
+    logging::start(&terminal, None, &ranks, false, None)
+        .map_err(|error| Failure::new(&error, Exit::Environment))?;
     let callbacks = |rank| {
         let mut set = CallbackSet::new(rank);
         let benchmark = Benchmark::new(terminal.clone(), args.warmup)
@@ -45,7 +46,7 @@ pub(super) fn run(
         set.push(Box::new(benchmark)).expect("the only callback has a name of its own");
         set
     };
-    let outcome = prepared.fit(&Interrupt::default(), &callbacks);
+    let outcome = prepared.fit(&ranks, &Interrupt::default(), &callbacks);
     outcome.map(|_| ()).map_err(|failure| Failure::run(&failure, &plan.mesh))
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::train::{RunArgs, load};
 use super::{Exit, Failure};
+use crate::comm::{join, process_engine};
 use crate::kernels;
 use crate::recipe::Recipe;
 use crate::world::env;
@@ -44,8 +45,15 @@ pub(super) fn run(
     recipes: &[Recipe],
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let mut findings =
-        vec![build(), cpu(), kernel(), threads(), launcher(), output(Path::new("outputs"))];
+    let mut findings = vec![
+        build(),
+        cpu(),
+        kernel(),
+        threads(),
+        processes(),
+        launcher(),
+        output(Path::new("outputs")),
+    ];
     findings.extend(configuration(run, recipes));
     let text = if args.json {
         serde_json::to_string_pretty(&findings)
@@ -130,15 +138,25 @@ fn threads() -> Finding {
     }
 }
 
+/// Says what joins ranks that are processes.
+fn processes() -> Finding {
+    let none = || "none; ranks in several processes need a build with `--features mpi`".into();
+    ok("processes", process_engine().unwrap_or_else(none))
+}
+
 fn launcher() -> Finding {
     match env::detect(&env::variables()) {
         Ok(None) => ok("launcher", "none; ranks are threads of this process"),
         Ok(Some(external)) => {
             let world = external.world;
-            ok(
-                "launcher",
-                format!("{}, rank {} of {}", world.launcher, world.rank, world.world_size),
-            )
+            let found = format!("{}, rank {} of {}", world.launcher, world.rank, world.world_size);
+            if world.world_size > 1
+                && let Err(error) = join(&external)
+            {
+                let (level, remedy) = (Level::Error, Some(error.to_string()));
+                return Finding { check: "launcher", level, found, remedy };
+            }
+            ok("launcher", found)
         }
         Err(error) => Finding {
             check: "launcher",

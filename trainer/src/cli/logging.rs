@@ -5,28 +5,32 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{FilterFn, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::callbacks::Terminal;
+use crate::comm::Ranks;
 use crate::metrics::Trace;
 use crate::world::{env, rank_of_thread};
 
 /// Starts logging. `DREAM_TRAIN_LOG` chooses what is logged, in the syntax of `tracing-subscriber`;
 /// by default warnings and the trainer's own notes.
 ///
-/// Thread ranks are told apart by the name of their thread. Only rank 0 and the main thread reach
-/// the console; with `directory`, every rank also writes `rank-N.log` there. `trace` gets all spans
-/// of the trainer, whatever is logged.
+/// Ranks are told apart by the name of their thread. Where rank 0 is in this process, only it and
+/// the main thread reach the console; another process only shows warnings, under the name of its
+/// rank. With `directory`, every rank also writes `rank-N.log` there. `trace` gets all spans of the
+/// trainer, whatever is logged.
 ///
 /// # Errors
 ///
 /// The log files cannot be made.
 pub(crate) fn start(
     terminal: &Terminal,
-    directory: Option<(&Path, usize)>,
+    directory: Option<&Path>,
+    ranks: &Ranks,
     is_verbose: bool,
     trace: Option<Trace>,
 ) -> io::Result<()> {
@@ -34,16 +38,26 @@ pub(crate) fn start(
     let filter =
         || EnvFilter::new(env::variable("DREAM_TRAIN_LOG").unwrap_or_else(|| default.into()));
     let console_terminal = terminal.clone();
+    let here: Vec<usize> = ranks.here().iter().map(|world| world.rank).collect();
+    let speaker = here[0];
+    let prefix = if speaker == 0 { String::new() } else { format!("rank {speaker}: ") };
+    let writer = move || ConsoleWriter {
+        terminal: console_terminal.clone(),
+        line: prefix.clone().into_bytes(),
+        prefix: prefix.len(),
+    };
+    let is_shown = move |meta: &Metadata<'_>| {
+        rank_of_thread().is_none_or(|rank| rank == speaker)
+            && (speaker == 0 || *meta.level() <= Level::WARN)
+    };
     let console = fmt::layer()
-        .with_writer(move || ConsoleWriter { terminal: console_terminal.clone(), line: Vec::new() })
+        .with_writer(writer)
         .without_time()
         .with_target(false)
         .with_ansi(terminal.is_colored())
-        .with_filter(FilterFn::new(|_| rank_of_thread().is_none_or(|rank| rank == 0)))
+        .with_filter(FilterFn::new(is_shown))
         .with_filter(filter());
-    let files = directory
-        .map(|(directory, world_size)| RankFiles::create(directory, world_size))
-        .transpose()?;
+    let files = directory.map(|directory| RankFiles::create(directory, &here)).transpose()?;
     let files = files.map(|files| {
         fmt::layer().with_writer(move || files.clone()).with_ansi(false).with_filter(filter())
     });
@@ -58,6 +72,8 @@ pub(crate) fn start(
 struct ConsoleWriter {
     terminal: Terminal,
     line: Vec<u8>,
+    /// Bytes of `line` that name the rank.
+    prefix: usize,
 }
 
 impl Write for ConsoleWriter {
@@ -73,30 +89,30 @@ impl Write for ConsoleWriter {
 
 impl Drop for ConsoleWriter {
     fn drop(&mut self) {
-        let text = String::from_utf8_lossy(&self.line);
-        if !text.trim_end().is_empty() {
-            self.terminal.line(text.trim_end());
+        if !self.line[self.prefix..].trim_ascii().is_empty() {
+            self.terminal.line(String::from_utf8_lossy(&self.line).trim_end());
         }
     }
 }
 
 #[derive(Clone)]
-struct RankFiles(Arc<[Mutex<File>]>);
+struct RankFiles(Arc<[(usize, Mutex<File>)]>);
 
 impl RankFiles {
-    fn create(directory: &Path, world_size: usize) -> io::Result<Self> {
+    fn create(directory: &Path, ranks: &[usize]) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        let open = |rank| {
-            File::options()
-                .create(true)
-                .append(true)
-                .open(directory.join(format!("rank-{rank}.log")))
+        let open = |rank: &usize| {
+            let path = directory.join(format!("rank-{rank}.log"));
+            let file = File::options().create(true).append(true).open(path)?;
+            Ok((*rank, Mutex::new(file)))
         };
-        Ok(Self((0..world_size).map(|rank| open(rank).map(Mutex::new)).collect::<io::Result<_>>()?))
+        Ok(Self(ranks.iter().map(open).collect::<io::Result<_>>()?))
     }
 
     fn file(&self) -> Option<MutexGuard<'_, File>> {
-        self.0.get(rank_of_thread().unwrap_or(0))?.lock().ok()
+        // What is on no rank's thread goes with the first rank of the process.
+        let rank = rank_of_thread().unwrap_or(self.0.first()?.0);
+        self.0.iter().find(|(of, _)| *of == rank)?.1.lock().ok()
     }
 }
 

@@ -9,9 +9,10 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::train::RunArgs;
 use super::{
-    Exit, Failure, bench_comm, benchmark, config, data, doctor, plan, profile, selftest, summarize,
-    topo, train,
+    Exit, Failure, bench_comm, benchmark, config, data, doctor, launch, plan, profile, selftest,
+    summarize, topo, train,
 };
+use crate::comm::{Ranks, Reduction, joined};
 use crate::recipe::Recipe;
 
 /// Trains models on any mesh of devices, from one configuration file.
@@ -25,12 +26,16 @@ use crate::recipe::Recipe;
 pub struct Cli {
     #[command(flatten)]
     run: RunArgs,
+    #[command(flatten)]
+    supervision: launch::Supervision,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Starts a run on several processes or nodes and supervises it
+    Launch(launch::LaunchArgs),
     /// Prints the mesh of any world: coordinates, groups, valid shapes
     Topo(topo::TopoArgs),
     /// Checks how a configuration lies over its ranks and prints what each will hold
@@ -63,32 +68,52 @@ pub fn main(recipes: impl IntoIterator<Item = Recipe>) -> ExitCode {
     crate::allocator::keep_freed_memory();
     let recipes: Vec<Recipe> = recipes.into_iter().collect();
     let mut out = io::stdout();
-    match run(std::env::args_os(), &recipes, &mut out) {
-        Ok(exit) => exit.into(),
-        Err(failure) => {
-            report(&failure.text);
-            failure.exit.into()
-        }
+    let code = run(std::env::args_os(), &recipes, &mut out).unwrap_or_else(|failure| {
+        report(&failure.text);
+        failure.exit as u8
+    });
+    if let Some(world) = joined() {
+        world.end(code);
     }
+    code.into()
 }
 
 fn run(
     arguments: impl IntoIterator<Item = OsString>,
     recipes: &[Recipe],
     out: &mut impl Write,
-) -> Result<Exit, Failure> {
+) -> Result<u8, Failure> {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows where each goes.
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
             let _ = error.print();
-            return Ok(exit);
+            return Ok(exit as u8);
         }
     };
     let run = &cli.run;
     match &cli.command {
-        None => train::run(run, recipes, out),
+        Some(Command::Launch(args)) => return launch::run(args, run, out),
+        None => {
+            if let Some(code) = launch::run_supervised(&cli.supervision, run)? {
+                return Ok(code);
+            }
+        }
+        Some(_) => {}
+    }
+    dispatch(cli.command.as_ref(), run, recipes, out).map(|exit| exit as u8)
+}
+
+fn dispatch(
+    command: Option<&Command>,
+    run: &RunArgs,
+    recipes: &[Recipe],
+    out: &mut impl Write,
+) -> Result<Exit, Failure> {
+    match command {
+        // What `launch` starts has its own exit code and was dealt with before.
+        None | Some(Command::Launch(_)) => train::run(run, recipes, out),
         Some(Command::Topo(args)) => {
             let hinted = |error: topo::TopoError| {
                 let hint =
@@ -102,9 +127,17 @@ fn run(
         Some(Command::Summarize(args)) => {
             summarize::run(args, run, recipes, out).map(|()| Exit::Ok)
         }
-        Some(Command::Selftest(args)) => ended(selftest::run(args, out), Exit::Environment),
+        Some(Command::Selftest(args)) => {
+            let ranks = train::world(args.world_size, Reduction::MemberOrder)?;
+            let run = |out: &mut dyn Write| selftest::run(args, &ranks, out);
+            ended(shown(&ranks, out, run), Exit::Environment)
+        }
         Some(Command::Doctor(args)) => doctor::run(args, run, recipes, out).map(|()| Exit::Ok),
-        Some(Command::BenchComm(args)) => ended(bench_comm::run(args, out), Exit::Environment),
+        Some(Command::BenchComm(args)) => {
+            let ranks = train::world(args.world_size, args.reduction)?;
+            let run = |out: &mut dyn Write| bench_comm::run(args, &ranks, out);
+            ended(shown(&ranks, out, run), Exit::Environment)
+        }
         Some(Command::Benchmark(args)) => {
             benchmark::run(args, run, recipes, out).map(|()| Exit::Ok)
         }
@@ -122,13 +155,26 @@ fn run(
     }
 }
 
+/// Runs a command of which only rank 0 shows the result.
+fn shown<T>(ranks: &Ranks, out: &mut dyn Write, run: impl FnOnce(&mut dyn Write) -> T) -> T {
+    if ranks.is_main() { run(out) } else { run(&mut io::sink()) }
+}
+
 fn ended<E: Error + 'static>(result: Result<(), E>, exit: Exit) -> Result<Exit, Failure> {
     result.map(|()| Exit::Ok).map_err(|error| Failure::new(&error, exit))
 }
 
+/// Shows a failure: in full where rank 0 or the only process is, or where all ranks know of it
+/// through this one; otherwise its first line under the name of the rank.
 #[expect(clippy::print_stderr, reason = "the one place that reports a failure")]
 fn report(text: &str) {
-    eprintln!("{text}");
+    let launched = train::launched().ok().flatten().map(|external| external.world);
+    match launched.filter(|world| !world.is_main() && joined().is_none()) {
+        Some(world) => {
+            eprintln!("rank {}: {}", world.rank, text.lines().next().unwrap_or_default());
+        }
+        None => eprintln!("{text}"),
+    }
 }
 
 /// Ends the process at once, for a second interrupt.

@@ -18,6 +18,7 @@ pub mod data;
 mod doctor;
 mod exit_code;
 mod failure;
+mod launch;
 mod logging;
 mod main;
 mod plan;

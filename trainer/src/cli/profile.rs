@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::benchmark::only_steps;
-use super::train::{RunArgs, load, style};
+use super::train::{RunArgs, load, ranks, style};
 use super::{Exit, Failure, logging};
 use crate::callbacks::{CallbackSet, Terminal};
+use crate::comm::Ranks;
 use crate::metrics::{Trace, TraceWindow};
 use crate::recipe::Recipe;
 use crate::train::Interrupt;
@@ -40,27 +41,41 @@ pub(super) fn run(
     let (loaded, resolved, recipe) = load(&run, recipes)?;
     let prepared =
         recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    let plan = prepared.plan();
+    let ranks = ranks(plan)?;
+    let output = file_of(&args.output, &ranks);
     let unwritable = |error: io::Error| Failure {
-        text: format!("error: cannot write {}\n  caused by: {error}", args.output.display()),
+        text: format!("error: cannot write {}\n  caused by: {error}", output.display()),
         exit: Exit::Environment,
     };
     // Before the steps, so that they are not for nothing.
-    let file = File::create(&args.output).map_err(unwritable)?;
+    let file = File::create(&output).map_err(unwritable)?;
     let trace = Trace::new(TraceWindow { wait: args.wait, warmup: args.warmup });
     let terminal = Terminal::new(Box::new(io::stdout()));
-    logging::start(&terminal, None, false, Some(trace.clone()))
+    logging::start(&terminal, None, &ranks, false, Some(trace.clone()))
         .map_err(|error| Failure::new(&error, Exit::Environment))?;
-    let plan = prepared.plan();
     prepared
-        .fit(&Interrupt::default(), &CallbackSet::new)
+        .fit(&ranks, &Interrupt::default(), &CallbackSet::new)
         .map_err(|failure| Failure::run(&failure, &plan.mesh))?;
     let spans = trace.write(BufWriter::new(file)).map_err(unwritable)?;
     let (first, last) = (args.wait + args.warmup + 1, args.wait + args.warmup + args.steps);
     writeln!(
         out,
-        "{spans} spans of {} ranks, steps {first} to {last}, in {}; https://ui.perfetto.dev shows them",
+        "{spans} spans of {} of {} ranks, steps {first} to {last}, in {}; https://ui.perfetto.dev shows them",
+        ranks.here().len(),
         plan.mesh.world_size(),
-        args.output.display()
+        output.display()
     )
     .map_err(unwritable)
+}
+
+/// Returns the file of this process: each process of a launcher's world writes one, and the name of
+/// all but the first says its rank.
+fn file_of(output: &Path, ranks: &Ranks) -> PathBuf {
+    if ranks.is_main() {
+        return output.into();
+    }
+    let stem = output.file_stem().unwrap_or_default().to_string_lossy();
+    let name = format!("{stem}-rank-{}", ranks.here()[0].rank);
+    output.with_file_name(name).with_extension(output.extension().unwrap_or_default())
 }

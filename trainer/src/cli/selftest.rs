@@ -6,14 +6,15 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use crate::comm::{
-    CHECKS, CheckError, CommError, CommTimeouts, MeshComm, RankContext, handshake, launch_threads,
+    CHECKS, CheckError, CommError, CommTimeouts, MeshComm, RankContext, Ranks, handshake, launch,
 };
 use crate::mesh::{Axis, AxisSet, Degree, Degrees, DeviceMesh, MeshError, MeshOrder};
+use crate::train::gather_text;
 
 /// Which world to test.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SelftestArgs {
-    /// Number of ranks, as threads of this process
+    /// Number of ranks, as threads of this process; under a launcher, its processes are the ranks
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub world_size: usize,
     /// Tensor parallelism: a number or `auto` [default: 1]
@@ -70,26 +71,27 @@ type Verdict = Result<String, BTreeMap<usize, String>>;
 /// # Errors
 ///
 /// See [`SelftestError`].
-pub fn run(args: &SelftestArgs, out: &mut impl Write) -> Result<(), SelftestError> {
-    let mesh = resolve(args)?;
+pub fn run(args: &SelftestArgs, ranks: &Ranks, out: &mut dyn Write) -> Result<(), SelftestError> {
+    let world_size = ranks.world_size();
+    let mesh = resolve(args, world_size)?;
     let timeouts = CommTimeouts::uniform(Duration::from_secs(args.timeout));
     let start = Instant::now();
     let mut table = Table { out, total: 0, failed: 0 };
     for check in CHECKS {
-        let verdict = on_all_ranks(args.world_size, timeouts, |ctx| {
+        let verdict = on_all_ranks(ranks, timeouts, |ctx| {
             (check.run)(&ctx.world_group()).map_err(|error| error.to_string())
         });
         table.row(check.name, verdict.map(|()| String::new())).map_err(SelftestError::Write)?;
     }
     for axes in handshake_sets(&mesh) {
         let name = format!("handshake along {axes}");
-        let verdict = shake_hands(&mesh, timeouts, axes);
+        let verdict = shake_hands(ranks, &mesh, timeouts, axes);
         table.row(&name, verdict).map_err(SelftestError::Write)?;
     }
-    table.end(args.world_size, start.elapsed())
+    table.end(world_size, start.elapsed())
 }
 
-fn resolve(args: &SelftestArgs) -> Result<DeviceMesh, MeshError> {
+fn resolve(args: &SelftestArgs, world_size: usize) -> Result<DeviceMesh, MeshError> {
     let fixed = |degree: Option<Degree>| degree.unwrap_or_default();
     let others = [args.tp, args.cp, args.pp, args.dp_replicate];
     // Someone else takes what is left, or the shards do.
@@ -101,7 +103,7 @@ fn resolve(args: &SelftestArgs) -> Result<DeviceMesh, MeshError> {
         cp: fixed(args.cp),
         tp: fixed(args.tp),
     };
-    degrees.resolve(args.world_size, args.mesh_order)
+    degrees.resolve(world_size, args.mesh_order)
 }
 
 /// Returns the sets of axes to test: every axis that is on, and every derived group that is more
@@ -112,13 +114,13 @@ fn handshake_sets(mesh: &DeviceMesh) -> Vec<AxisSet> {
     axes.chain(derived.into_iter().filter(|set| mesh.size(*set) > 1)).collect()
 }
 
-fn shake_hands(mesh: &DeviceMesh, timeouts: CommTimeouts, axes: AxisSet) -> Verdict {
+fn shake_hands(ranks: &Ranks, mesh: &DeviceMesh, timeouts: CommTimeouts, axes: AxisSet) -> Verdict {
     let run = |ctx: &RankContext| -> Result<(), CheckError> {
         let comm = MeshComm::new(ctx.fabric.clone(), *mesh, ctx.rank())?;
         handshake(&comm.group(axes))
     };
     let world_size = mesh.world_size();
-    on_all_ranks(world_size, timeouts, |ctx| run(ctx).map_err(|error| error.to_string()))?;
+    on_all_ranks(ranks, timeouts, |ctx| run(ctx).map_err(|error| error.to_string()))?;
     let size = mesh.size(axes);
     Ok(match world_size / size {
         1 => format!("1 group of {size}"),
@@ -128,16 +130,25 @@ fn shake_hands(mesh: &DeviceMesh, timeouts: CommTimeouts, axes: AxisSet) -> Verd
 
 /// Runs a check on every rank and collects what went wrong.
 fn on_all_ranks(
-    world_size: usize,
+    ranks: &Ranks,
     timeouts: CommTimeouts,
     check: impl Fn(&RankContext) -> Result<(), String> + Sync,
 ) -> Result<(), BTreeMap<usize, String>> {
     // A verdict is a result here: no rank ends the world before the others had their say.
-    let run = |ctx: RankContext| Ok::<_, CommError>(check(&ctx).err());
-    match launch_threads(world_size, timeouts, run) {
-        Ok(verdicts) => {
-            let failed = verdicts.into_iter().enumerate();
-            let failed: BTreeMap<_, _> = failed.filter_map(|(r, v)| Some((r, v?))).collect();
+    let run = |ctx: RankContext| Ok::<_, CommError>((ctx.rank(), check(&ctx).err()));
+    // In a world of its own, so that what a check broke does not matter.
+    let collect = |verdicts: Vec<(usize, Option<String>)>| {
+        launch(ranks, timeouts, |ctx: RankContext| {
+            let mine = verdicts.iter().find(|(rank, _)| *rank == ctx.rank());
+            let text = mine.and_then(|(_, verdict)| verdict.clone()).unwrap_or_default();
+            gather_text(&ctx.world_group(), &text)
+        })
+    };
+    match launch(ranks, timeouts, run).and_then(collect) {
+        Ok(texts) => {
+            let texts = texts.into_iter().flatten().flatten().enumerate();
+            let texts = texts.map(|(rank, text)| (rank, text.trim_end().to_owned()));
+            let failed: BTreeMap<_, _> = texts.filter(|(_, text)| !text.is_empty()).collect();
             if failed.is_empty() { Ok(()) } else { Err(failed) }
         }
         Err(failure) => {
@@ -147,13 +158,13 @@ fn on_all_ranks(
     }
 }
 
-struct Table<'a, W> {
-    out: &'a mut W,
+struct Table<'a> {
+    out: &'a mut dyn Write,
     total: usize,
     failed: usize,
 }
 
-impl<W: Write> Table<'_, W> {
+impl Table<'_> {
     fn row(&mut self, name: &str, verdict: Verdict) -> io::Result<()> {
         self.total += 1;
         match verdict {

@@ -1,5 +1,6 @@
 //! The main job: read a configuration, plan it, run it.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
@@ -7,9 +8,10 @@ use clap::{ArgAction, Args};
 
 use super::{Exit, Failure, logging};
 use crate::callbacks::{self, Terminal, Verbosity};
+use crate::comm::{Ranks, Reduction, join};
 use crate::config::{self, Loaded, ReportStyle, ResolvedConfig, Sources};
 use crate::recipe::{Prepared, Recipe, find};
-use crate::train::{Interrupt, RunOutcome};
+use crate::train::{Interrupt, RunOutcome, RunPlan};
 use crate::world::env;
 
 /// Which configuration, and how it is run.
@@ -58,6 +60,34 @@ impl RunArgs {
         Sources { files: self.config.clone(), environment: env::dream_train_variables(), sets }
     }
 
+    /// Returns the arguments that give these values again.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&OsStr]| arguments.extend(words.iter().map(OsString::from));
+        for file in &self.config {
+            add(&["--config".as_ref(), file.as_os_str()]);
+        }
+        for set in &self.sets {
+            add(&["--set".as_ref(), set.as_ref()]);
+        }
+        if let Some(world_size) = self.world_size {
+            add(&["--world-size".as_ref(), world_size.to_string().as_ref()]);
+        }
+        if let Some(weights) = &self.init_from {
+            add(&["--init-from".as_ref(), weights.as_os_str()]);
+        }
+        let switches = [
+            (self.cfg, "--cfg"),
+            (self.resume, "--resume"),
+            (self.quiet, "--quiet"),
+            (self.verbose, "--verbose"),
+        ];
+        for (_, switch) in switches.into_iter().filter(|(is_on, _)| *is_on) {
+            add(&[switch.as_ref()]);
+        }
+        arguments
+    }
+
     fn verbosity(&self) -> Verbosity {
         match (self.quiet, self.verbose) {
             (true, _) => Verbosity::Quiet,
@@ -79,27 +109,37 @@ pub(super) fn load<'a>(
     recipes: &'a [Recipe],
 ) -> Result<(Loaded, ResolvedConfig, &'a Recipe), Failure> {
     let fail = |errors| Failure::config(&errors, style());
-    let launched =
-        env::detect(&env::variables()).map_err(|error| Failure::new(&error, Exit::Environment))?;
-    if let Some(external) =
-        launched.map(|external| external.world).filter(|world| world.world_size > 1)
-    {
-        return Err(Failure {
-            text: format!(
-                "error: {} started {} processes, but this build joins no world of processes; start one and set `device_parameters.world_size`",
-                external.launcher, external.world_size
-            ),
-            exit: Exit::Environment,
-        });
-    }
+    let launched = launched()?.map(|external| external.world.world_size);
     if args.config.is_empty() && args.sets.is_empty() {
         let text = "error: no configuration; give `--config FILE`, for example `--config configs/llama3_debug.toml`".into();
         return Err(Failure { text, exit: Exit::Usage });
     }
     let loaded = config::load(&args.sources()).map_err(fail)?;
-    let resolved = loaded.resolve(None).map_err(fail)?;
+    let resolved = loaded.resolve(launched).map_err(fail)?;
     let recipe = find(recipes, &resolved.model).map_err(fail)?;
     Ok((loaded, resolved, recipe))
+}
+
+/// Returns the world of several processes that a launcher started this one into, if one did.
+pub(super) fn launched() -> Result<Option<env::External>, Failure> {
+    let found = env::detect(&env::variables());
+    let found = found.map_err(|error| Failure::new(&error, Exit::Environment))?;
+    Ok(found.filter(|external| external.world.world_size > 1))
+}
+
+/// Returns the ranks of a plan.
+pub(super) fn ranks(plan: &RunPlan) -> Result<Ranks, Failure> {
+    world(plan.mesh.world_size(), plan.reduction)
+}
+
+/// Returns the processes of a launcher's world, which this one joins, or `num_threads` ranks that
+/// are threads.
+pub(super) fn world(num_threads: usize, reduction: Reduction) -> Result<Ranks, Failure> {
+    let Some(external) = launched()? else {
+        return Ok(Ranks::Threads(num_threads));
+    };
+    let process = join(&external).map_err(|error| Failure::new(&error, Exit::Environment))?;
+    Ok(Ranks::Process(process, reduction))
 }
 
 /// Trains, or prints the plan with `--cfg`.
@@ -112,6 +152,9 @@ pub(super) fn run(
     let prepared =
         recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
     if args.cfg {
+        if launched()?.is_some_and(|external| !external.world.is_main()) {
+            return Ok(Exit::Ok);
+        }
         let written = out.write_all(prepared.plan().config_text.as_bytes());
         return written.map(|()| Exit::Ok).map_err(|error| Failure::new(&error, Exit::Environment));
     }
@@ -130,24 +173,23 @@ pub(super) fn fit(prepared: &dyn Prepared, verbosity: Verbosity) -> Result<RunOu
         ),
         exit: Exit::Environment,
     };
+    let ranks = ranks(plan)?;
     std::fs::create_dir_all(&directory).map_err(unwritable)?;
     let is_colored = io::stdout().is_terminal() && !env::no_color();
     let terminal = Terminal::new(Box::new(io::stdout())).colored(is_colored).with_bars();
-    let world_size = plan.mesh.world_size();
-    logging::start(
-        &terminal,
-        Some((&directory.join("logs"), world_size)),
-        verbosity == Verbosity::Verbose,
-        None,
-    )
-    .map_err(unwritable)?;
-    std::fs::write(directory.join("config.toml"), &plan.config_text).map_err(unwritable)?;
+    let logs = directory.join("logs");
+    logging::start(&terminal, Some(&logs), &ranks, verbosity == Verbosity::Verbose, None)
+        .map_err(unwritable)?;
+    if ranks.is_main() {
+        std::fs::write(directory.join("config.toml"), &plan.config_text).map_err(unwritable)?;
+    }
 
     let interrupt = Interrupt::default();
     listen(&interrupt);
     let callbacks =
         |rank| callbacks::build(&plan.metrics, &plan.callbacks, rank, &terminal, verbosity);
-    prepared.fit(&interrupt, &callbacks).map_err(|failure| Failure::run(&failure, &plan.mesh))
+    let outcome = prepared.fit(&ranks, &interrupt, &callbacks);
+    outcome.map_err(|failure| Failure::run(&failure, &plan.mesh))
 }
 
 /// Ends the run at the end of the current step on the first Ctrl-C or SIGTERM, and at once on the

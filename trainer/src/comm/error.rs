@@ -1,5 +1,6 @@
-//! [`CommError`]: how communication fails. Every variant is the same on all members of the group
-//! that failed.
+//! [`CommError`]: how communication fails. Members of a group that failed get the same variant; where
+//! they are processes, the rank where it happened may be the only one that has the details, and the
+//! others get its words in [`CommError::PeerFailed`].
 
 use std::fmt;
 use std::time::Duration;
@@ -74,6 +75,18 @@ pub enum CommError {
         call: String,
         /// What is wrong with it.
         problem: CallProblem,
+    },
+    /// The library that carries the messages failed.
+    #[error("{during} in group `{group}` failed in {library}: {message}")]
+    Library {
+        /// The group.
+        group: String,
+        /// The library.
+        library: &'static str,
+        /// What this rank was doing.
+        during: String,
+        /// What the library said.
+        message: String,
     },
     /// A group was asked for that cannot exist.
     #[error("group `{group}` cannot be made: {problem}")]

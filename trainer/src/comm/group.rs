@@ -25,6 +25,41 @@ pub struct GroupIdentity {
     pub index: usize,
 }
 
+impl GroupIdentity {
+    /// Describes the group `name` over `members` as `rank` of a world of `world_size` sees it.
+    ///
+    /// # Errors
+    ///
+    /// [`CommError::Group`] if `rank` is not a member, or a member is named twice or is not a rank
+    /// of this world.
+    pub fn new(
+        world_size: usize,
+        rank: usize,
+        name: &str,
+        members: &[usize],
+        labels: Arc<[String]>,
+    ) -> Result<Self, CommError> {
+        let problem = |problem: String| CommError::Group { group: name.to_owned(), problem };
+        let index = members.iter().position(|member| *member == rank);
+        let index = index.ok_or_else(|| {
+            problem(format!("rank {rank} asks for it but its members are {members:?}"))
+        })?;
+        for (place, member) in members.iter().enumerate() {
+            if *member >= world_size {
+                return Err(problem(format!("rank {member} is not in a world of {world_size}")));
+            }
+            if members[..place].contains(member) {
+                return Err(problem(format!("rank {member} stands twice in {members:?}")));
+            }
+        }
+        if labels.len() != members.len() {
+            let (labels, members) = (labels.len(), members.len());
+            return Err(problem(format!("{labels} labels are given for {members} members")));
+        }
+        Ok(Self { name: name.to_owned(), members: members.to_vec(), labels, index })
+    }
+}
+
 /// Connects one rank with the other members of a group.
 ///
 /// Ranks, roots and peers in the methods are indices in the group, `0..size()`. Every collective

@@ -1,18 +1,65 @@
-//! Ranks as threads with a [`Fabric`] between them.
+//! Running a body on the ranks of this process, with a [`Fabric`] between all ranks of the world.
 
 use std::fmt::Display;
 use std::sync::Arc;
 
-use super::{CommError, CommTimeouts, Fabric, ProcessGroup};
-use crate::world::{Fault, Panic, World, run_rank_threads};
+use super::{CommError, CommTimeouts, Fabric, ProcessGroup, ProcessWorld, Reduction, ThreadFabric};
+use crate::world::{Fault, Outcomes, Panic, World, run_ranks, threads_per_rank};
 
-/// Holds what a thread rank knows about itself and its peers.
+/// Tells where the ranks of a world live.
+#[derive(Debug, Clone)]
+pub enum Ranks {
+    /// All of them, this many, are threads of this process.
+    Threads(usize),
+    /// Each is a process; this one is one of them.
+    Process(Arc<dyn ProcessWorld>, Reduction),
+}
+
+impl Ranks {
+    /// Returns the number of ranks of the world.
+    pub fn world_size(&self) -> usize {
+        match self {
+            Self::Threads(world_size) => *world_size,
+            Self::Process(process, _) => process.world().world_size,
+        }
+    }
+
+    /// Returns the ranks that live in this process.
+    pub fn here(&self) -> Vec<World> {
+        match self {
+            Self::Threads(size) => (0..*size).map(|rank| World::thread(rank, *size)).collect(),
+            Self::Process(process, _) => vec![process.world()],
+        }
+    }
+
+    /// Tells whether rank 0, which speaks for the run, lives in this process.
+    pub fn is_main(&self) -> bool {
+        self.here().iter().any(World::is_main)
+    }
+
+    /// Returns the number of compute threads of each rank.
+    pub fn num_threads(&self) -> usize {
+        match self {
+            Self::Threads(world_size) => threads_per_rank(*world_size),
+            Self::Process(process, _) => process.num_threads(),
+        }
+    }
+
+    fn connect(&self, timeouts: CommTimeouts) -> Result<Arc<dyn Fabric>, CommError> {
+        match self {
+            Self::Threads(world_size) => Ok(ThreadFabric::new(*world_size, timeouts)),
+            Self::Process(process, reduction) => process.connect(timeouts, *reduction),
+        }
+    }
+}
+
+/// Holds what a rank knows about itself and its peers.
 #[derive(Debug, Clone)]
 pub struct RankContext {
     /// Which rank this is.
     pub world: World,
     /// The connection to the other ranks.
-    pub fabric: Arc<Fabric>,
+    pub fabric: Arc<dyn Fabric>,
 }
 
 impl RankContext {
@@ -77,12 +124,54 @@ impl<E: std::error::Error + 'static> std::error::Error for RankFailure<E> {
     }
 }
 
-/// Runs `body` on `world_size` thread ranks that share a [`Fabric`], and returns their results in
-/// rank order.
+/// Runs `body` on the ranks of this process and returns their results in rank order.
 ///
 /// The first rank that returns an error or panics makes every pending and later call of the others
 /// fail at once, so all ranks end. A rank that ends well while others still wait for it makes those
 /// fail. A panic whose payload is a [`CommError`] counts as that error.
+///
+/// # Errors
+///
+/// The first failure in the order of time, with the others; in a process, that of its own rank.
+pub fn launch<T, E, F>(
+    ranks: &Ranks,
+    timeouts: CommTimeouts,
+    body: F,
+) -> Result<Vec<T>, RankFailure<E>>
+where
+    T: Send,
+    E: Display + Send,
+    F: Fn(RankContext) -> Result<T, E> + Sync,
+{
+    let here = ranks.here();
+    let fabric = ranks.connect(timeouts).map_err(|error| RankFailure {
+        rank: here[0].rank,
+        fault: Box::new(RankFault::Comm(error)),
+        others: Vec::new(),
+    })?;
+    let run = |world: World| body(RankContext { world, fabric: Arc::clone(&fabric) });
+    let ended = |rank: usize, result: &Result<T, Fault<E>>| match result {
+        Ok(_) => fabric.leave(rank),
+        Err(fault) => fabric.fail(rank, &format!("failed: {}", brief(fault))),
+    };
+    let Outcomes { results, failures } = run_ranks(&here, ranks.num_threads(), run, ended);
+    let Some(first) = failures.first().copied() else {
+        return Ok(results.into_iter().filter_map(Result::ok).collect());
+    };
+    let mut others = fabric.last_words();
+    let mut fault = None;
+    for (world, result) in here.iter().zip(results) {
+        match result {
+            Err(failed) if world.rank == first => fault = Some(typed(failed)),
+            Err(failed) => others.push((world.rank, brief(&failed))),
+            Ok(_) => {}
+        }
+    }
+    let fault = Box::new(fault.expect("the first failure is one of the results"));
+    Err(RankFailure { rank: first, fault, others })
+}
+
+/// Runs `body` on `world_size` ranks that are threads of this process; see [`launch`].
 ///
 /// # Errors
 ///
@@ -111,27 +200,7 @@ where
     E: Display + Send,
     F: Fn(RankContext) -> Result<T, E> + Sync,
 {
-    let fabric = Fabric::new(world_size, timeouts);
-    let run = |world: World| body(RankContext { world, fabric: Arc::clone(&fabric) });
-    let ended = |rank: usize, result: &Result<T, Fault<E>>| match result {
-        Ok(_) => fabric.leave(rank),
-        Err(fault) => fabric.fail(rank, &format!("failed: {}", brief(fault))),
-    };
-    let outcomes = run_rank_threads(world_size, run, ended);
-    let Some(first) = outcomes.failures.first().copied() else {
-        return Ok(outcomes.results.into_iter().filter_map(Result::ok).collect());
-    };
-    let mut others = Vec::new();
-    let mut fault = None;
-    for (rank, result) in outcomes.results.into_iter().enumerate() {
-        match result {
-            Err(failed) if rank == first => fault = Some(typed(failed)),
-            Err(failed) => others.push((rank, brief(&failed))),
-            Ok(_) => {}
-        }
-    }
-    let fault = Box::new(fault.expect("the first failure is one of the results"));
-    Err(RankFailure { rank: first, fault, others })
+    launch(&Ranks::Threads(world_size), timeouts, body)
 }
 
 fn typed<E>(fault: Fault<E>) -> RankFault<E> {

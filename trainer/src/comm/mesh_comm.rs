@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{CommError, Fabric, OpCount, ProcessGroup};
-use crate::mesh::{AxisSet, Coordinate, DeviceMesh};
+use super::{CommError, Fabric, GroupFamily, OpCount, ProcessGroup};
+use crate::mesh::{Axis, AxisSet, Coordinate, DeviceMesh};
 
 /// Gives one rank the group of any set of mesh axes.
 ///
-/// A group comes into being on first use and without communication, because its members follow from
-/// the mesh alone. Messages call its members by rank and coordinate. Clones share the groups.
+/// A group comes into being on first use and without communication: its members follow from the
+/// mesh alone, and what a backend needs for it was made in [`Self::new`]. Messages call its members
+/// by rank and coordinate. Clones share the groups.
 #[derive(Debug, Clone)]
 pub struct MeshComm {
     inner: Arc<Inner>,
@@ -18,25 +19,30 @@ pub struct MeshComm {
 
 #[derive(Debug)]
 struct Inner {
-    fabric: Arc<Fabric>,
+    fabric: Arc<dyn Fabric>,
     mesh: DeviceMesh,
     rank: usize,
     groups: Mutex<BTreeMap<AxisSet, ProcessGroup>>,
 }
 
 impl MeshComm {
-    /// Places `rank` of a fabric on a mesh.
+    /// Places `rank` of a fabric on a mesh. All ranks do it at the same time.
+    ///
+    /// # Communication
+    ///
+    /// See [`Fabric::prepare`].
     ///
     /// # Errors
     ///
     /// [`CommError::Group`] if the mesh has another number of ranks than the fabric, or no such
     /// rank.
-    pub fn new(fabric: Arc<Fabric>, mesh: DeviceMesh, rank: usize) -> Result<Self, CommError> {
+    pub fn new(fabric: Arc<dyn Fabric>, mesh: DeviceMesh, rank: usize) -> Result<Self, CommError> {
         let (ranks, world_size) = (mesh.world_size(), fabric.world_size());
         if ranks != world_size || rank >= ranks {
             let problem = format!("rank {rank} of {world_size} has no place on a mesh of {ranks}");
             return Err(CommError::Group { group: "world".to_owned(), problem });
         }
+        fabric.prepare(&families(&mesh))?;
         let groups = Mutex::default();
         Ok(Self { inner: Arc::new(Inner { fabric, mesh, rank, groups }) })
     }
@@ -80,6 +86,24 @@ impl MeshComm {
         let groups = self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner);
         groups.values().map(|group| group.counters().waited()).sum()
     }
+}
+
+/// Lists the families of groups a run may ask for, in the same order on every rank: the views, and
+/// every set of axes with more than one rank. A set that also names axes of one rank has the members
+/// of one of these.
+fn families(mesh: &DeviceMesh) -> Vec<GroupFamily> {
+    let views = [AxisSet::DP, AxisSet::FSDP, AxisSet::LOSS, AxisSet::WORLD];
+    let mut sets: Vec<AxisSet> = vec![AxisSet::EMPTY];
+    for axis in Axis::ALL.into_iter().filter(|axis| mesh.size(*axis) > 1) {
+        let with: Vec<AxisSet> = sets.iter().map(|set| *set | axis).collect();
+        sets.extend(with);
+    }
+    sets.extend(views);
+    sets.sort();
+    sets.dedup();
+    sets.retain(|set| mesh.size(*set) > 1);
+    let family = |set: AxisSet| GroupFamily { name: set.to_string(), groups: mesh.groups(set) };
+    sets.into_iter().map(family).collect()
 }
 
 impl Inner {

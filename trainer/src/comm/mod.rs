@@ -1,9 +1,10 @@
-//! Communication between ranks: process groups, the collectives over them, and the backend for
-//! ranks that are threads.
+//! Communication between ranks: process groups, the collectives over them, and the backends for
+//! ranks that are threads and, with the feature `mpi`, processes.
 //!
 //! | start here | for |
 //! | --- | --- |
-//! | [`launch_threads`] | ranks as threads of this process, with one [`Fabric`] between them |
+//! | [`launch`] | ranks as threads of this process, or this process as one rank, with a [`Fabric`] between them |
+//! | [`join`] | the world of processes that a launcher such as `mpirun` started |
 //! | [`MeshComm`] | the [`ProcessGroup`] of a rank along any axes of a mesh |
 //! | [`ProcessGroup`] | the collectives, blocking and as [`Work`] |
 //! | [`Transport`] | the seam behind which other backends fit |
@@ -24,12 +25,20 @@ mod call;
 mod checks;
 mod counters;
 pub mod differentiable;
+#[cfg(feature = "mpi")]
+#[path = "mpi/mod.rs"]
+mod engine;
+#[cfg(not(feature = "mpi"))]
+#[path = "no_engine.rs"]
+mod engine;
 mod error;
+mod fabric;
 mod group;
 mod launch;
 mod local;
 mod mesh_comm;
 mod problem;
+mod process;
 mod transport;
 mod work;
 
@@ -38,10 +47,12 @@ pub use call::{Call, Collective, ReduceOp};
 pub use checks::{CHECKS, Check, CheckError, handshake};
 pub use counters::{CommCounters, OpCount};
 pub use error::{CommError, Side};
+pub use fabric::{Fabric, GroupFamily};
 pub use group::{GroupIdentity, ProcessGroup};
-pub use launch::{RankContext, RankFailure, RankFault, launch_threads};
-pub use local::Fabric;
+pub use launch::{RankContext, RankFailure, RankFault, Ranks, launch, launch_threads};
+pub use local::ThreadFabric;
 pub use mesh_comm::MeshComm;
 pub use problem::CallProblem;
+pub use process::{JoinError, ProcessWorld, Reduction, join, joined, process_engine};
 pub use transport::{CommTimeouts, Pending, Transport};
 pub use work::Work;

@@ -15,12 +15,14 @@ pub struct CommTimeouts {
     pub collective: Duration,
     /// For receives, from the moment a rank waits.
     pub receive: Duration,
+    /// For processes to meet when they start, and to make their groups.
+    pub connect: Duration,
 }
 
 impl CommTimeouts {
-    /// Returns the same bound for collectives and receives.
+    /// Returns the same bound for everything.
     pub fn uniform(bound: Duration) -> Self {
-        Self { collective: bound, receive: bound }
+        Self { collective: bound, receive: bound, connect: bound }
     }
 }
 

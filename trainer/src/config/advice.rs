@@ -31,9 +31,10 @@ impl ConfigErrorKind {
             Self::Missing { key, .. } if key.to_string() == "model.name" => {
                 Some("add a table `[model]` with the `name` of a recipe".into())
             }
-            Self::WorldConflict { .. } => {
-                Some("leave `world_size` out when a launcher starts the ranks".into())
-            }
+            Self::WorldConflict { .. } => Some(
+                "set `world_size` to \"auto\" or leave it out when a launcher starts the ranks"
+                    .into(),
+            ),
             _ => None,
         }
     }

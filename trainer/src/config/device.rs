@@ -7,6 +7,7 @@ use burn::tensor::DType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::comm::Reduction;
 use crate::fsdp::{self, Reshard};
 use crate::mesh::{Degree, Degrees, MeshOrder};
 use crate::optim::GradScalerConfig;
@@ -96,11 +97,15 @@ pub struct CommParameters {
     /// Seconds a collective waits for its group before it reports who is missing.
     #[schemars(range(min = 1))]
     pub timeout_secs: u64,
+    /// Who adds up the numbers when ranks are processes: `member_order`, bit for bit what thread
+    /// ranks compute, or `library`, the MPI library in an order of its own. Thread ranks always add
+    /// in the order of the members.
+    pub reduction: Reduction,
 }
 
 impl Default for CommParameters {
     fn default() -> Self {
-        Self { init_timeout_secs: 300, timeout_secs: 100 }
+        Self { init_timeout_secs: 300, timeout_secs: 100, reduction: Reduction::MemberOrder }
     }
 }
 
@@ -178,10 +183,9 @@ pub struct DeviceParameters {
     pub preset: Option<Preset>,
     /// Where tensors live.
     pub device: DeviceKind,
-    /// Ranks to start as threads of this process. Default: the ranks a launcher started, else 1. A
-    /// launcher with another number is an error.
-    #[schemars(range(min = 1))]
-    pub world_size: Option<usize>,
+    /// Number of ranks: threads of this process, or the processes a launcher started, of which
+    /// another number is an error. Default: `"auto"`, the ranks a launcher started, else 1.
+    pub world_size: Option<Degree>,
     /// Whole copies of the model that share the global batch.
     pub dp_replicate: Degree,
     /// Ranks that share one copy of parameters, gradients and optimizer state, and split the batch

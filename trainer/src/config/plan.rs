@@ -9,6 +9,7 @@ use super::{
 use crate::{
     callbacks::CallbacksConfig,
     checkpoint::CheckpointConfig,
+    comm::Reduction,
     data::DataPlan,
     fsdp::{ActivationCheckpointing, Reshard},
     mesh::DeviceMesh,
@@ -82,6 +83,8 @@ pub struct ResolvedDevice {
     pub init_timeout: Duration,
     /// Longest wait of a collective.
     pub timeout: Duration,
+    /// Who adds up the numbers of ranks in several processes.
+    pub reduction: Reduction,
     /// The pipeline; nothing with a single stage.
     pub pipeline: Option<ResolvedPipeline>,
     /// How the sequence is shared; matters with context parallelism.

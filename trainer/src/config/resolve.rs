@@ -75,7 +75,11 @@ impl Loaded {
     fn resolve_mesh(&self, launched: Option<usize>) -> Result<DeviceMesh, ConfigError> {
         let device = &self.config.device_parameters;
         let world_key = device_key("world_size");
-        let world_size = match (device.world_size, launched) {
+        let configured = match device.world_size {
+            Some(Degree::Fixed(configured)) => Some(configured),
+            Some(Degree::Auto) | None => None,
+        };
+        let world_size = match (configured, launched) {
             (Some(configured), Some(launched)) if configured != launched => {
                 let conflict = ConfigErrorKind::WorldConflict { configured, launched };
                 return Err(conflict.at(self.provenance.place(&world_key)));
@@ -227,6 +231,7 @@ impl Loaded {
             compile: declared.compile,
             init_timeout: Duration::from_secs(declared.comm.init_timeout_secs),
             timeout: Duration::from_secs(declared.comm.timeout_secs),
+            reduction: declared.comm.reduction,
             pipeline,
             context: declared.context.clone(),
         })

@@ -30,7 +30,11 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
         },
         grad_scaler: device.grad_scaler.clone(),
         activation_checkpointing: resolved.device.activation_checkpointing,
-        timeouts: CommTimeouts::uniform(resolved.device.timeout),
+        timeouts: CommTimeouts {
+            connect: resolved.device.init_timeout,
+            ..CommTimeouts::uniform(resolved.device.timeout)
+        },
+        reduction: resolved.device.reduction,
         training: TrainingPlan {
             length: training.length,
             global_batch_size: training.global_batch_size,

@@ -2,7 +2,7 @@
 
 use super::run_plan;
 use crate::callbacks::CallbackSet;
-use crate::comm::RankFailure;
+use crate::comm::{RankFailure, Ranks};
 use crate::config::{ConfigErrors, Loaded, ResolvedConfig};
 use crate::nn::ParameterEntry;
 use crate::train::{Interrupt, Placements, RunOutcome, RunPlan, TrainError, Trainer, TrainingStep};
@@ -48,13 +48,14 @@ pub trait Prepared {
     /// Returns the floating-point operations of one trained token, if the recipe tells.
     fn flops_per_token(&self) -> Option<f64>;
 
-    /// Runs the plan.
+    /// Runs the plan on the ranks of this process.
     ///
     /// # Errors
     ///
     /// The first rank that failed.
     fn fit(
         &self,
+        ranks: &Ranks,
         interrupt: &Interrupt,
         callbacks: MakeCallbacks<'_>,
     ) -> Result<RunOutcome, RankFailure<TrainError>>;
@@ -102,9 +103,10 @@ impl<S: TrainingStep> Prepared for PreparedTrainer<'_, S> {
 
     fn fit(
         &self,
+        ranks: &Ranks,
         interrupt: &Interrupt,
         callbacks: MakeCallbacks<'_>,
     ) -> Result<RunOutcome, RankFailure<TrainError>> {
-        self.trainer.fit(&self.config, &self.plan, interrupt, callbacks)
+        self.trainer.fit(&self.config, &self.plan, ranks, interrupt, callbacks)
     }
 }

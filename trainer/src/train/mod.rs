@@ -28,6 +28,7 @@ pub use interrupt::Interrupt;
 pub use placements::{HeldParameter, Placements};
 pub use plan::{RunLength, RunPlan, TrainingPlan};
 pub use replicate::Replicate;
+pub(crate) use saving::gather_text;
 pub use setup::{
     ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Loss, MAIN,
     ModelSetup, OptimizerScope, SetupContext, TrainingStep, WeightSource,

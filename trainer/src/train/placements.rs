@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use super::layouts::Layouts;
 use super::rank::{apply_fully_shard, apply_tensor_parallel, hook};
 use super::{RunPlan, SetupContext, TrainError, Trainer, TrainingStep};
-use crate::comm::{Fabric, MeshComm};
+use crate::comm::{MeshComm, ThreadFabric};
 use crate::mesh::{Axis, AxisSet};
 use crate::nn::Scope;
 use crate::tensor_parallel::ResolvedPlan;
@@ -58,7 +58,7 @@ impl<S: TrainingStep> Trainer<S> {
         plan: &RunPlan,
         rank: usize,
     ) -> Result<Placements, TrainError> {
-        let fabric = Fabric::new(plan.mesh.world_size(), plan.timeouts);
+        let fabric = ThreadFabric::new(plan.mesh.world_size(), plan.timeouts);
         let comm = MeshComm::new(fabric, plan.mesh, rank)?;
         let scope = Scope::root(Device::flex().autodiff(), plan.run.seed);
         let sequence_length = plan.training.sequence_length;

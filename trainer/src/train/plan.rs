@@ -2,7 +2,7 @@
 
 use crate::callbacks::CallbacksConfig;
 use crate::checkpoint::CheckpointConfig;
-use crate::comm::CommTimeouts;
+use crate::comm::{CommTimeouts, Reduction};
 use crate::data::DataPlan;
 use crate::fsdp::{ActivationCheckpointing, FullyShardConfig};
 use crate::mesh::{AxisSet, DeviceMesh};
@@ -66,6 +66,8 @@ pub struct RunPlan {
     pub activation_checkpointing: ActivationCheckpointing,
     /// How long ranks wait for each other.
     pub timeouts: CommTimeouts,
+    /// Who adds up the numbers of ranks in several processes.
+    pub reduction: Reduction,
     /// Batch arithmetic and cadence.
     pub training: TrainingPlan,
     /// Optimizer settings.

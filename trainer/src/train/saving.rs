@@ -83,7 +83,10 @@ impl<S: TrainingStep> Rank<'_, S> {
 const WORD: usize = size_of::<i32>();
 
 /// Brings a text of each rank to rank 0, padded with spaces to one length on the way.
-fn gather_text(group: &ProcessGroup, text: &str) -> Result<Option<Vec<String>>, CommError> {
+pub(crate) fn gather_text(
+    group: &ProcessGroup,
+    text: &str,
+) -> Result<Option<Vec<String>>, CommError> {
     let mut longest = [text.len() as f64];
     group.all_reduce_scalars(&mut longest, ReduceOp::Max)?;
     let len = (longest[0] as usize).next_multiple_of(WORD);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Mutex;
 
 use burn::tensor::Device;
 
@@ -13,7 +12,7 @@ use super::{
     Replicate, Result, RunPlan, SetupContext, TrainError, TrainingStep,
 };
 use crate::callbacks::CallbackSet;
-use crate::comm::{RankFailure, launch_threads};
+use crate::comm::{RankFailure, Ranks, launch};
 use crate::fsdp::{ActivationCheckpointing, FullyShard};
 use crate::mesh::{Axis, AxisSet, DeviceMesh};
 use crate::nn::{self, ParameterEntry, Scope};
@@ -212,20 +211,27 @@ impl<S: TrainingStep> Trainer<S> {
         parameters.iter().filter(is_hidden).map(|entry| entry.path.clone()).collect()
     }
 
-    /// Runs the plan with one thread per rank and returns when all ranks have ended.
+    /// Runs the plan on the ranks of this process and returns when they have ended.
     ///
-    /// `callbacks` makes the set of each rank. The result is rank 0's.
+    /// `callbacks` makes the set of each rank. The result is that of the first rank of this
+    /// process; ranks agree on all of it.
     ///
     /// # Errors
     ///
     /// The first rank that failed, with what it was doing; the others end because of it.
+    ///
+    /// # Panics
+    ///
+    /// If the mesh has another number of ranks than there are.
     pub fn fit(
         &self,
         config: &S::Config,
         plan: &RunPlan,
+        ranks: &Ranks,
         interrupt: &Interrupt,
         callbacks: impl Fn(usize) -> CallbackSet + Sync,
     ) -> Result<RunOutcome, RankFailure<TrainError>> {
+        assert_eq!(ranks.world_size(), plan.mesh.world_size(), "the plan is for these ranks");
         if let Some(dtype) = plan.fully_shard.param_dtype {
             tracing::warn!(
                 param_dtype = ?dtype,
@@ -233,19 +239,11 @@ impl<S: TrainingStep> Trainer<S> {
             );
         }
         let data = SharedData::default();
-        let outcome = Mutex::new(None);
-        launch_threads(plan.mesh.world_size(), plan.timeouts, |world| {
-            let is_main = world.world.is_main();
+        let outcomes = launch(ranks, plan.timeouts, |world| {
             let callbacks = callbacks(world.rank());
-            let result =
-                Rank::launch(self, config, plan, &data, &world, callbacks)?.fit(interrupt)?;
-            if is_main {
-                *outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(result);
-            }
-            Ok::<_, TrainError>(())
+            Rank::launch(self, config, plan, &data, &world, callbacks)?.fit(interrupt)
         })?;
-        let outcome = outcome.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Ok(outcome.expect("rank 0 returned without an error"))
+        Ok(outcomes.into_iter().next().expect("a process holds at least one rank"))
     }
 }
 

@@ -125,6 +125,14 @@ pub fn host_name() -> Option<String> {
     ["HOSTNAME", "SLURMD_NODENAME", "HOST"].iter().find_map(|name| variable(name))
 }
 
+/// Returns the number of nodes of a PBS job: the different lines of the file it names.
+pub fn pbs_nodes(variables: &Variables) -> Option<u32> {
+    let list = std::fs::read_to_string(variables.get("PBS_NODEFILE")?).ok()?;
+    let nodes: std::collections::BTreeSet<&str> =
+        list.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    u32::try_from(nodes.len()).ok().filter(|nodes| *nodes > 0)
+}
+
 /// Finds the launcher that started this process and the rank it gave it; `None` if there is no sign
 /// of one.
 ///

@@ -1,4 +1,4 @@
-//! Ranks as threads of one process: one named thread per rank, each with its share of the cores.
+//! Running ranks: one named thread per rank of this process, each with its share of the cores.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -53,7 +53,7 @@ impl std::fmt::Debug for Panic {
 /// Holds how each rank ended.
 #[derive(Debug)]
 pub struct Outcomes<T, E> {
-    /// One result per rank, in rank order.
+    /// One result per rank of this process, in the order of the ranks.
     pub results: Vec<Result<T, Fault<E>>>,
     /// The ranks that failed, in the order of time.
     pub failures: Vec<usize>,
@@ -72,14 +72,32 @@ pub fn rank_of_thread() -> Option<usize> {
     thread.name()?.strip_prefix(RANK_THREAD_PREFIX)?.split_whitespace().next()?.parse().ok()
 }
 
-/// Runs `body` once per rank, each on its own named thread that leads its own pool of
-/// [`threads_per_rank`] threads.
+/// Runs `body` on `world_size` ranks that are threads of this process, each with
+/// [`threads_per_rank`] compute threads; see [`run_ranks`].
+pub fn run_rank_threads<T, E, F, N>(world_size: usize, body: F, ended: N) -> Outcomes<T, E>
+where
+    T: Send,
+    E: Send,
+    F: Fn(World) -> Result<T, E> + Sync,
+    N: Fn(usize, &Result<T, Fault<E>>) + Sync,
+{
+    let ranks: Vec<World> = (0..world_size).map(|rank| World::thread(rank, world_size)).collect();
+    run_ranks(&ranks, threads_per_rank(world_size), body, ended)
+}
+
+/// Runs `body` once per rank of this process, each on its own named thread that leads its own pool
+/// of `num_threads` threads.
 ///
 /// Tensor kernels of a rank run in its own pool, so a rank that waits blocks nobody else. `ended`
 /// is called on the thread of a rank as soon as it ended, before any other rank can learn of it,
 /// and is where peers are told. Panics are caught and print nothing. Returns when every rank has
 /// ended.
-pub fn run_rank_threads<T, E, F, N>(world_size: usize, body: F, ended: N) -> Outcomes<T, E>
+pub fn run_ranks<T, E, F, N>(
+    ranks: &[World],
+    num_threads: usize,
+    body: F,
+    ended: N,
+) -> Outcomes<T, E>
 where
     T: Send,
     E: Send,
@@ -88,9 +106,9 @@ where
 {
     install_quiet_hook();
     let failures = Mutex::new(Vec::new());
-    let run = |rank: usize| {
-        let world = World::thread(rank, world_size);
-        let result = guarded(|| in_own_pool(rank, world_size, || body(world)));
+    let run = |world: World| {
+        let rank = world.rank;
+        let result = guarded(|| in_own_pool(rank, num_threads, || body(world)));
         if result.is_err() {
             failures.lock().unwrap_or_else(PoisonError::into_inner).push(rank);
         }
@@ -99,14 +117,15 @@ where
     };
     let results = thread::scope(|scope| {
         let run = &run;
-        let spawn = |rank| {
+        let spawn = |world: &World| {
+            let world = *world;
             thread::Builder::new()
-                .name(format!("{RANK_THREAD_PREFIX}{rank}"))
+                .name(format!("{RANK_THREAD_PREFIX}{}", world.rank))
                 .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, move || run(rank))
+                .spawn_scoped(scope, move || run(world))
                 .expect("the system can start a thread per rank")
         };
-        let threads: Vec<_> = (0..world_size).map(spawn).collect();
+        let threads: Vec<_> = ranks.iter().map(spawn).collect();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
             thread.join().expect("everything a rank runs is guarded")
         };
@@ -117,9 +136,9 @@ where
 }
 
 /// Runs `body` with the current thread as the first worker of a pool of its own.
-fn in_own_pool<R: Send>(rank: usize, world_size: usize, body: impl FnOnce() -> R + Send) -> R {
+fn in_own_pool<R: Send>(rank: usize, num_threads: usize, body: impl FnOnce() -> R + Send) -> R {
     let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads_per_rank(world_size))
+        .num_threads(num_threads)
         .thread_name(move |worker| format!("{RANK_THREAD_PREFIX}{rank} worker {worker}"))
         .stack_size(STACK_BYTES)
         .use_current_thread()

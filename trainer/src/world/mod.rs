@@ -2,7 +2,7 @@
 //!
 //! A rank is a thread of this process (the embedded default), or a process started by an outside
 //! launcher that announced itself in the environment. [`mod@env`] is the only reader of environment
-//! variables in the crate; [`run_rank_threads`] starts ranks as threads. Nothing here communicates:
+//! variables in the crate; [`run_ranks`] starts the ranks of this process. Nothing here communicates:
 //! that is [`crate::comm`].
 
 pub mod env;
@@ -11,5 +11,6 @@ mod launch;
 
 pub use identity::{Launcher, World, WorldError};
 pub use launch::{
-    Fault, Outcomes, Panic, RANK_THREAD_PREFIX, rank_of_thread, run_rank_threads, threads_per_rank,
+    Fault, Outcomes, Panic, RANK_THREAD_PREFIX, rank_of_thread, run_rank_threads, run_ranks,
+    threads_per_rank,
 };

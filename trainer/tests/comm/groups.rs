@@ -1,7 +1,7 @@
 //! Groups along the axes of a mesh.
 
 use dream_trainer::comm::{
-    CommError, CommTimeouts, Fabric, MeshComm, RankContext, ReduceOp, launch_threads,
+    CommError, CommTimeouts, Fabric, MeshComm, RankContext, ReduceOp, ThreadFabric, launch_threads,
 };
 use dream_trainer::mesh::{Axis, AxisSet, Degree, Degrees, DeviceMesh, MeshOrder};
 
@@ -61,7 +61,7 @@ fn a_late_member_is_named_with_its_coordinate() {
         }
         Ok(error.to_string())
     };
-    let timeouts = CommTimeouts { collective: SHORT, receive: PATIENT };
+    let timeouts = CommTimeouts { collective: SHORT, ..CommTimeouts::uniform(PATIENT) };
     let errors = launch_threads(24, timeouts, run).expect("errors are results here");
     let error = &errors[0];
     assert!(error.starts_with("call 0 of group `dp`, barrier at "), "{error}");
@@ -96,7 +96,7 @@ fn counters_tell_calls_and_bytes_by_group() {
 
 #[test]
 fn impossible_groups_are_refused() {
-    let fabric = Fabric::new(4, CommTimeouts::default());
+    let fabric = ThreadFabric::new(4, CommTimeouts::default());
     let rows: [(usize, &[usize], &str); 3] = [
         (3, &[0, 1], "rank 3 asks for it but its members are [0, 1]"),
         (0, &[0, 4], "rank 4 is not in a world of 4"),

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use dream_trainer::cli::{bench_comm, selftest};
+use dream_trainer::comm::Ranks;
 
 #[derive(Debug, Parser)]
 enum Command {
@@ -15,10 +16,12 @@ fn output(line: &str) -> Result<String, String> {
     let mut out = Vec::new();
     match command {
         Command::Selftest(args) => {
-            selftest::run(&args, &mut out).map_err(|error| error.to_string())?;
+            let ranks = Ranks::Threads(args.world_size);
+            selftest::run(&args, &ranks, &mut out).map_err(|error| error.to_string())?;
         }
         Command::BenchComm(args) => {
-            bench_comm::run(&args, &mut out).map_err(|error| error.to_string())?;
+            let ranks = Ranks::Threads(args.world_size);
+            bench_comm::run(&args, &ranks, &mut out).map_err(|error| error.to_string())?;
         }
     }
     Ok(String::from_utf8(out).expect("tables are text"))

@@ -1,9 +1,9 @@
-//! [`Fabric`]: what thread ranks share, and the registry of their groups.
+//! [`ThreadFabric`]: what thread ranks share, and the registry of their groups.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::super::{CommError, CommTimeouts, GroupIdentity, ProcessGroup};
+use super::super::{CommError, CommTimeouts, Fabric, GroupIdentity, ProcessGroup};
 use super::endpoint::Endpoint;
 use super::rendezvous::{Failure, Rendezvous};
 
@@ -12,7 +12,7 @@ use super::rendezvous::{Failure, Rendezvous};
 /// Groups come into being when a member first asks for them: name and members are the same on every
 /// member, so nothing needs to be communicated.
 #[derive(Debug)]
-pub struct Fabric {
+pub struct ThreadFabric {
     world_size: usize,
     timeouts: CommTimeouts,
     registry: Mutex<Registry>,
@@ -25,85 +25,10 @@ struct Registry {
     left: BTreeMap<usize, String>,
 }
 
-impl Fabric {
+impl ThreadFabric {
     /// Creates the fabric of `world_size` ranks.
     pub fn new(world_size: usize, timeouts: CommTimeouts) -> Arc<Self> {
         Arc::new(Self { world_size, timeouts, registry: Mutex::default() })
-    }
-
-    /// Returns the number of ranks.
-    pub fn world_size(&self) -> usize {
-        self.world_size
-    }
-
-    /// Returns the group of all ranks, as `rank` sees it.
-    ///
-    /// # Errors
-    ///
-    /// [`CommError::Group`] if there is no such rank.
-    pub fn world_group(&self, rank: usize) -> Result<ProcessGroup, CommError> {
-        let members: Vec<usize> = (0..self.world_size).collect();
-        let labels = members.iter().map(|rank| format!("rank {rank}")).collect();
-        self.group(rank, "world", &members, labels)
-    }
-
-    /// Returns the group `name` over `members`, as `rank` sees it; `labels` are what messages call
-    /// the members.
-    ///
-    /// # Errors
-    ///
-    /// [`CommError::Group`] if `rank` is not a member, or a member is named twice or is not a rank
-    /// of this world.
-    pub fn group(
-        &self,
-        rank: usize,
-        name: &str,
-        members: &[usize],
-        labels: Arc<[String]>,
-    ) -> Result<ProcessGroup, CommError> {
-        let problem = |problem: String| CommError::Group { group: name.to_owned(), problem };
-        let index = members.iter().position(|member| *member == rank);
-        let index = index.ok_or_else(|| {
-            problem(format!("rank {rank} asks for it but its members are {members:?}"))
-        })?;
-        for (place, member) in members.iter().enumerate() {
-            if *member >= self.world_size {
-                let size = self.world_size;
-                return Err(problem(format!("rank {member} is not in a world of {size}")));
-            }
-            if members[..place].contains(member) {
-                return Err(problem(format!("rank {member} stands twice in {members:?}")));
-            }
-        }
-        if labels.len() != members.len() {
-            let (labels, members) = (labels.len(), members.len());
-            return Err(problem(format!("{labels} labels are given for {members} members")));
-        }
-        let rendezvous = self.rendezvous(name, members, &labels);
-        let endpoint = Arc::new(Endpoint { rendezvous, member: index });
-        let identity =
-            GroupIdentity { name: name.to_owned(), members: members.to_vec(), labels, index };
-        Ok(ProcessGroup::new(endpoint, identity))
-    }
-
-    /// Makes every pending and later call of every rank fail because `rank` did.
-    pub fn fail(&self, rank: usize, reason: &str) {
-        let mut registry = self.lock();
-        let failure = Failure::Peer { rank, reason: reason.to_owned() };
-        let failure = registry.failure.get_or_insert(failure).clone();
-        for group in registry.groups.values() {
-            group.fail(failure.clone());
-        }
-    }
-
-    /// Notes that `rank` has ended well: calls that still wait for it fail.
-    pub fn leave(&self, rank: usize) {
-        let reason = "finished without joining".to_owned();
-        let mut registry = self.lock();
-        for group in registry.groups.values() {
-            group.leave(rank, &reason);
-        }
-        registry.left.insert(rank, reason);
     }
 
     fn rendezvous(&self, name: &str, members: &[usize], labels: &Arc<[String]>) -> Arc<Rendezvous> {
@@ -127,5 +52,42 @@ impl Fabric {
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Fabric for ThreadFabric {
+    fn world_size(&self) -> usize {
+        self.world_size
+    }
+
+    fn group(
+        &self,
+        rank: usize,
+        name: &str,
+        members: &[usize],
+        labels: Arc<[String]>,
+    ) -> Result<ProcessGroup, CommError> {
+        let identity = GroupIdentity::new(self.world_size, rank, name, members, labels)?;
+        let rendezvous = self.rendezvous(name, members, &identity.labels);
+        let endpoint = Arc::new(Endpoint { rendezvous, member: identity.index });
+        Ok(ProcessGroup::new(endpoint, identity))
+    }
+
+    fn fail(&self, rank: usize, reason: &str) {
+        let mut registry = self.lock();
+        let failure = Failure::Peer { rank, reason: reason.to_owned() };
+        let failure = registry.failure.get_or_insert(failure).clone();
+        for group in registry.groups.values() {
+            group.fail(failure.clone());
+        }
+    }
+
+    fn leave(&self, rank: usize) {
+        let reason = "finished without joining".to_owned();
+        let mut registry = self.lock();
+        for group in registry.groups.values() {
+            group.leave(rank, &reason);
+        }
+        registry.left.insert(rank, reason);
     }
 }

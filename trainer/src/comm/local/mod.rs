@@ -1,6 +1,6 @@
 //! The backend for ranks that are threads of one process.
 //!
-//! [`Fabric`] joins the ranks and holds one [`rendezvous`] per group. There each member leaves its
+//! [`ThreadFabric`] joins the ranks and holds one [`rendezvous`] per group. There each member leaves its
 //! buffer and its description of the call; when the last has come the operation becomes a [`job`]
 //! of small tasks over all buffers, and members that wait carry them out together. No rank is a
 //! bottleneck, no thread exists only for communication, and what a rank does between `issue` and
@@ -10,10 +10,10 @@ mod calls;
 mod endpoint;
 mod fabric;
 mod job;
-mod mailbox;
-mod plan;
-mod reduce;
-mod rendezvous;
-mod storage;
+pub(super) mod mailbox;
+pub(super) mod plan;
+pub(super) mod reduce;
+pub(super) mod rendezvous;
+pub(super) mod storage;
 
-pub use fabric::Fabric;
+pub use fabric::ThreadFabric;

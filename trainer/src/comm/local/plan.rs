@@ -28,6 +28,12 @@ impl Interleave {
         (p / self.inner * self.parts + k) * self.inner + p % self.inner
     }
 
+    /// Tells whether blocks of `length` elements lie one after the other.
+    #[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "asked by the MPI backend"))]
+    pub(crate) fn is_blockwise(self, length: usize) -> bool {
+        self.parts == 1 || self.inner >= length
+    }
+
     /// Returns how many elements from `p` on lie together.
     pub(crate) fn run(self, p: usize) -> usize {
         self.inner - p % self.inner

@@ -1,0 +1,127 @@
+//! `dream-train launch`: starts the ranks of a run as processes, and supervises them.
+
+mod command;
+mod layout;
+mod outcome;
+mod signal;
+mod supervise;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::Path;
+
+use super::train::{RunArgs, launched};
+use super::{Exit, Failure};
+use crate::comm::{JoinError, process_engine};
+use crate::world::{Launcher, env};
+
+use command::{Scheduler, StartLine};
+use layout::{Layout, Wanted};
+use supervise::{Policy, supervise};
+
+/// How a run is watched over.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Supervision {
+    /// Starts the run again, from its newest checkpoint, up to this many times
+    #[arg(long, value_name = "N")]
+    max_restarts: Option<u32>,
+    /// Ends a run that has printed nothing for so long, with exit code 124
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    idle_timeout: Option<u64>,
+    /// Seconds before the first restart; each later one waits twice as long, up to a minute
+    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    restart_delay: u64,
+}
+
+/// What to start, and how.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LaunchArgs {
+    /// Processes, one rank each [default: those of the allocation; otherwise one, with ranks as
+    /// threads]
+    #[arg(long, short = 'n', value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    nproc: Option<u32>,
+    /// Nodes [default: those of the allocation]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    nodes: Option<u32>,
+    /// Processes on each node [default: those of the allocation]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    ranks_per_node: Option<u32>,
+    /// Who starts the processes
+    #[arg(long, value_enum, default_value = "auto")]
+    scheduler: Scheduler,
+    /// One more argument for `srun` or `mpiexec`, such as `--launcher-arg=--cpu-bind=cores`
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    launcher_arg: Vec<String>,
+    /// Prints the command and starts nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    supervision: Supervision,
+    /// Arguments of the run, as after `dream-train`
+    #[arg(last = true, value_name = "RUN ARGUMENTS")]
+    arguments: Vec<OsString>,
+}
+
+impl Supervision {
+    fn policy(&self) -> Policy {
+        let second = std::time::Duration::from_secs;
+        Policy {
+            max_restarts: self.max_restarts.unwrap_or(0),
+            idle_timeout: self.idle_timeout.map(second),
+            restart_delay: second(self.restart_delay),
+        }
+    }
+
+    /// Tells whether anyone asked for it.
+    fn is_wanted(&self) -> bool {
+        self.max_restarts.is_some() || self.idle_timeout.is_some()
+    }
+}
+
+/// Starts the processes and waits for them; returns the exit code of the run.
+pub(super) fn run(args: &LaunchArgs, run: &RunArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    let variables = env::variables();
+    let wanted = Wanted { total: args.nproc, nodes: args.nodes, per_node: args.ranks_per_node };
+    let scheduler = args.scheduler.or_detected(&variables);
+    let layout = Layout::new(wanted, scheduler.allocation(&variables)).map_err(usage)?;
+    let arguments = run.arguments().into_iter().chain(args.arguments.clone()).collect();
+    let program = program()?;
+    let line = StartLine::new(scheduler, layout, &args.launcher_arg, program, arguments);
+    if args.dry_run {
+        let written = writeln!(out, "{line}");
+        return written.map(|()| 0).map_err(|error| Failure::new(&error, Exit::Environment));
+    }
+    if layout.total > 1 && process_engine().is_none() {
+        let world_size = layout.total as usize;
+        let error = JoinError::NotBuilt { launcher: Launcher::OpenMpi, world_size };
+        return Err(Failure::new(&error, Exit::Environment));
+    }
+    supervise(&line, &args.supervision.policy())
+}
+
+/// Runs the plain command under supervision, if that is asked for; returns its exit code.
+pub(super) fn run_supervised(
+    supervision: &Supervision,
+    run: &RunArgs,
+) -> Result<Option<u8>, Failure> {
+    if !supervision.is_wanted() {
+        return Ok(None);
+    }
+    if launched()?.is_some() {
+        return Err(usage(
+            "`--max-restarts` and `--idle-timeout` watch over all ranks, but this process is one of them; use `dream-train launch` instead of the launcher",
+        ));
+    }
+    let line = StartLine::alone(program()?, run.arguments());
+    supervise(&line, &supervision.policy()).map(Some)
+}
+
+fn usage(text: impl std::fmt::Display) -> Failure {
+    Failure { text: format!("error: {text}"), exit: Exit::Usage }
+}
+
+/// Returns the path of this program.
+fn program() -> Result<OsString, Failure> {
+    let path = std::env::current_exe().map_err(|error| Failure::new(&error, Exit::Environment))?;
+    Ok(Path::new(&path).as_os_str().to_owned())
+}
