@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicIsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dream_trainer::callbacks::CallbackSet;
+use dream_trainer::comm::Ranks;
 use dream_trainer::config::{self, Sources};
 use dream_trainer::nn::ParameterEntry;
 use dream_trainer::recipe::find;
@@ -146,7 +147,8 @@ fn peak(folder: &Path, sets: &[&str]) -> usize {
         RANK.set(rank);
         CallbackSet::new(rank)
     };
-    prepared.fit(&Interrupt::default(), &callbacks).unwrap();
+    let ranks = Ranks::Threads(prepared.plan().mesh.world_size());
+    prepared.fit(&ranks, &Interrupt::default(), &callbacks).unwrap();
     let held = |rank: usize| PEAK[rank].load(Ordering::Relaxed) - before[rank];
     (0..RANKS).map(held).max().unwrap() as usize
 }

@@ -18,6 +18,16 @@ pub(crate) fn run() -> Result<(), String> {
     )
 }
 
+/// Checks the feature `mpi`, with the features of everything else as in [`run`], so that only the
+/// trainer is built again.
+pub(crate) fn run_mpi() -> Result<(), String> {
+    let features = ["--workspace", "--features", "mpi"];
+    let lints = [&["clippy"], &features[..], &["--", "-D", "warnings"]].concat();
+    let tests = [&["test"], &features[..], &["--test", "mpi"]].concat();
+    command::run("cargo", &lints)?;
+    command::run("cargo", &tests)
+}
+
 /// Longest Rust file, flat tables aside.
 const MAX_LINES: usize = 400;
 

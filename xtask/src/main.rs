@@ -1,4 +1,4 @@
-//! Checks, benchmarks and generated documentation of dream-train: `cargo xtask check|bench|docs`.
+//! Checks, benchmarks and generated documentation of dream-train: `cargo xtask check|mpi|bench|docs`.
 
 mod bench;
 mod check;
@@ -14,6 +14,8 @@ use clap::Parser;
 enum Task {
     /// Formatting, lints, tests, documentation and tidiness: what CI runs
     Check,
+    /// Lints and tests of the feature `mpi`, under `mpirun`
+    Mpi,
     /// Step times beside a bare loop and beside `PyTorch`
     Bench(bench::BenchArgs),
     /// Writes generated documentation
@@ -24,6 +26,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Check => check::run(),
+        Task::Mpi => check::run_mpi(),
         Task::Bench(args) => bench::run_bench(&args),
         Task::Docs => docs::run(),
     };

@@ -18,7 +18,7 @@ use super::{
 use crate::callbacks::{BatchShape, CallbackSet, ParameterRow, RunView, SetupReport};
 use crate::checkpoint::hf::HfDirectory;
 use crate::checkpoint::{Check, Checkpoint, CheckpointStore, ResumeMode};
-use crate::comm::{MeshComm, RankContext};
+use crate::comm::{MeshComm, RankContext, ReduceOp};
 use crate::fsdp::FullyShard;
 use crate::mesh::{Axis, AxisSet};
 use crate::nn::{self, Scope};
@@ -226,8 +226,8 @@ fn view(plan: &RunPlan, rank: usize) -> RunView {
     }
 }
 
-/// Finds the checkpoint to continue from. Ranks agree on it because rank 0's barrier comes after
-/// every rank has looked.
+/// Finds the checkpoint to continue from: rank 0 looks, and the others open what it found, because
+/// file systems of several nodes may show them different folders.
 fn find_checkpoint(
     plan: &RunPlan,
     store: &CheckpointStore,
@@ -237,20 +237,20 @@ fn find_checkpoint(
     if !config.enable {
         return Ok(None);
     }
+    let mut found = None;
     if comm.rank() == 0 {
         store.check_writable()?;
+        found = match config.resume_step {
+            Some(step) => Some(store.open(step)?),
+            None => newest(store)?,
+        };
     }
-    comm.group(AxisSet::WORLD).barrier()?;
-    let found = if let Some(step) = config.resume_step {
-        Some(store.open(step)?)
-    } else {
-        let scan = store.scan(Check::Files)?;
-        for skipped in scan.skipped.iter().filter(|_| comm.rank() == 0) {
-            let (path, reason) = (skipped.path.display(), &skipped.reason);
-            tracing::warn!(%path, %reason, "passed over a checkpoint that cannot be used");
-        }
-        scan.newest
-    };
+    // One more than the step, and 0 for none.
+    let mut next = [found.as_ref().map_or(0.0, |checkpoint| (checkpoint.step() + 1) as f64)];
+    comm.group(AxisSet::WORLD).all_reduce_scalars(&mut next, ReduceOp::Max)?;
+    if found.is_none() && next[0] > 0.0 {
+        found = Some(store.open(next[0] as u64 - 1)?);
+    }
     match (config.resume, found) {
         (ResumeMode::Never, Some(checkpoint)) => {
             Err(TrainError::WouldOverwrite { root: store.root().into(), step: checkpoint.step() })
@@ -258,6 +258,16 @@ fn find_checkpoint(
         (ResumeMode::Must, None) => Err(TrainError::NothingToResume { root: store.root().into() }),
         (_, found) => Ok(found),
     }
+}
+
+/// Finds the newest checkpoint that can be used, and says which cannot.
+fn newest(store: &CheckpointStore) -> Result<Option<Checkpoint>, TrainError> {
+    let scan = store.scan(Check::Files)?;
+    for skipped in &scan.skipped {
+        let (path, reason) = (skipped.path.display(), &skipped.reason);
+        tracing::warn!(%path, %reason, "passed over a checkpoint that cannot be used");
+    }
+    Ok(scan.newest)
 }
 
 /// Loads first weights from where the configuration says, or leaves them to be made from the seed.

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use burn::tensor::{Bytes, DType};
 use serde::{Deserialize, Serialize};
 
-use super::library::{Communicator, Library, Operation, Request};
+use super::library::{Communicator, Library, Request};
+use super::operation::Operation;
 
 const NOTICE: i32 = 3;
 

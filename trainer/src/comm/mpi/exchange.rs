@@ -10,7 +10,8 @@ use burn::tensor::{Bytes, DType, Element, TensorData, bf16, f16};
 use super::super::local::plan::{Interleave, Plan};
 use super::super::local::reduce::{Lane, finish, fold, start};
 use super::super::{Collective, ReduceOp, Reduction};
-use super::library::{Communicator, Library, Operation, Request};
+use super::library::{Communicator, Library, Request};
+use super::operation::Operation;
 
 /// Bytes that all members together receive at most in the reduction of small tensors, which gathers
 /// everything everywhere and is done after one operation instead of two.

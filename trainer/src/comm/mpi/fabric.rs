@@ -15,7 +15,8 @@ use super::control::{Control, Notice};
 use super::endpoint::Endpoint;
 use super::exchange::Member;
 use super::group::Group;
-use super::library::{Communicator, Library, Operation, Request};
+use super::library::{Communicator, Library, Request};
+use super::operation::Operation;
 use super::state::{Pause, Shared, Slot, State, with_library};
 
 /// How long the rank that failed waits for the last words of the others before it reports.

@@ -10,8 +10,9 @@ use super::super::local::rendezvous::Failure;
 use super::super::{Call, CommError, Side};
 use super::exchange::{Exchange, Member};
 use super::header::{Header, WORDS, conflict};
-use super::library::{Communicator, Library, Operation, Request};
+use super::library::{Communicator, Library, Request};
 use super::mail::Mail;
+use super::operation::Operation;
 
 /// Bytes of the text of a call that is shown to the other members when calls differ.
 const TEXT_BYTES: usize = 512;

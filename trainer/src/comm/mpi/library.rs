@@ -16,6 +16,7 @@ use mpi::traits::AsRaw;
 
 use super::super::ReduceOp;
 use super::super::local::storage::Storage;
+use super::operation::{Operation, int};
 
 /// The initialized library. There is one, behind a mutex, and every call needs it: that is what
 /// makes `MPI_THREAD_SERIALIZED` enough.
@@ -108,37 +109,6 @@ impl Communicator {
             Ok(Some((status.assume_init().MPI_SOURCE as usize, bytes as usize)))
         }
     }
-}
-
-/// An operation to start. Counts and offsets are in elements; `n` members take part.
-#[derive(Debug)]
-pub(super) enum Operation {
-    /// `count` from each to all.
-    AllGather { count: usize },
-    /// A different number from each to all: what each gives, in order.
-    AllGatherV { counts: Vec<usize> },
-    /// `count` from each to each.
-    AllToAll { count: usize },
-    /// To member i what starts at the sum of the counts before it; `own` from each.
-    AllToAllV { counts: Vec<usize>, own: usize },
-    /// The buffer of the root to all.
-    Broadcast { root: usize },
-    /// The i-th `count` of the root to member i.
-    Scatter { root: usize, count: usize },
-    /// `count` from each to the root.
-    Gather { root: usize, count: usize },
-    /// MPI's own reduction, to all.
-    AllReduce { op: ReduceOp },
-    /// MPI's own reduction of `count` elements to each.
-    ReduceScatter { op: ReduceOp, count: usize },
-    /// MPI's own reduction, to the root.
-    Reduce { op: ReduceOp, root: usize },
-    /// A message to a member.
-    Send { to: usize, tag: i32 },
-    /// A message from a member.
-    Receive { from: usize, tag: i32 },
-    /// Nothing but the meeting.
-    Barrier,
 }
 
 /// An operation under way, with the buffers MPI still uses.
@@ -236,56 +206,6 @@ impl Drop for Request {
 }
 
 impl Operation {
-    /// Asserts that the buffers fit: this file's own callers are wrong otherwise.
-    fn check(&self, members: usize, sent: usize, received: Option<usize>) {
-        let room = received.unwrap_or(0);
-        let fits = match self {
-            Self::AllGather { count } => sent == *count && room == count * members,
-            Self::AllGatherV { counts } => {
-                counts.len() == members
-                    && counts.contains(&sent)
-                    && room == counts.iter().sum::<usize>()
-            }
-            Self::AllToAll { count } => sent == count * members && room == sent,
-            Self::AllToAllV { counts, own } => {
-                counts.len() == members
-                    && sent == counts.iter().sum::<usize>()
-                    && room == own * members
-            }
-            Self::Broadcast { .. } | Self::Send { .. } | Self::Receive { .. } => {
-                (sent == 0) != (room == 0) || sent + room == 0
-            }
-            Self::Scatter { count, .. } => room == *count && (sent == 0 || sent == count * members),
-            Self::Gather { count, .. } => sent == *count && (room == 0 || room == count * members),
-            Self::AllReduce { .. } => room == sent,
-            Self::ReduceScatter { count, .. } => sent == count * members && room == *count,
-            Self::Reduce { .. } => room == 0 || room == sent,
-            Self::Barrier => sent == 0 && room == 0,
-        };
-        assert!(fits, "{self:?} of {members} does not fit {sent} sent and {received:?} received");
-    }
-
-    /// Returns counts and offsets to send and to receive, where the operation takes them.
-    fn arrays(&self, members: usize) -> Result<[Vec<c_int>; 4], String> {
-        let ints = |values: &[usize]| {
-            values.iter().map(|value| int(*value)).collect::<Result<Vec<_>, _>>()
-        };
-        let offsets = |counts: &[usize]| -> Vec<usize> {
-            let sum = |place: usize| counts[..place].iter().sum();
-            (0..counts.len()).map(sum).collect()
-        };
-        Ok(match self {
-            Self::AllGatherV { counts } => {
-                [Vec::new(), Vec::new(), ints(counts)?, ints(&offsets(counts))?]
-            }
-            Self::AllToAllV { counts, own } => {
-                let all = vec![*own; members];
-                [ints(counts)?, ints(&offsets(counts))?, ints(&all)?, ints(&offsets(&all))?]
-            }
-            _ => Default::default(),
-        })
-    }
-
     /// Starts the operation.
     ///
     /// # Safety
@@ -408,11 +328,6 @@ unsafe fn reduction(op: ReduceOp) -> ffi::MPI_Op {
             ReduceOp::Min => ffi::RSMPI_MIN,
         }
     }
-}
-
-fn int(value: usize) -> Result<c_int, String> {
-    let too_many = |_| format!("{value} elements are more than one MPI call counts");
-    c_int::try_from(value).map_err(too_many)
 }
 
 /// Turns an error code into MPI's own words.

@@ -10,7 +10,8 @@ use burn::tensor::{DType, TensorData};
 
 use super::super::local::mailbox::{Channel, Mailbox};
 use super::header::{decode_type, encode_type};
-use super::library::{Communicator, Library, Operation, Request};
+use super::library::{Communicator, Library, Request};
+use super::operation::Operation;
 
 const ADDRESS: i32 = 1;
 const ELEMENTS: i32 = 2;

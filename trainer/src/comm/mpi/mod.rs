@@ -3,6 +3,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `library` | the calls into MPI, each with buffers it owns; the only `unsafe` |
+//! | `operation` | the operations and what their buffers hold |
 //! | `session` | joining the world, this node's share of it, leaving it |
 //! | `fabric` | communicators by split, the registry of groups, the thread that keeps things moving |
 //! | `state` | what all groups of a rank have under way |
@@ -36,6 +37,7 @@ mod group;
 mod header;
 mod library;
 mod mail;
+mod operation;
 mod session;
 mod state;
 

@@ -10,7 +10,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::super::{CommError, CommTimeouts, Fabric, JoinError, ProcessWorld, Reduction};
 use super::fabric::{MpiFabric, meet};
-use super::library::{Communicator, Library, Operation, Request};
+use super::library::{Communicator, Library, Request};
+use super::operation::Operation;
 use super::state::{Slot, with_library};
 use crate::world::env::External;
 use crate::world::{Launcher, World};
