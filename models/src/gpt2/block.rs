@@ -44,9 +44,9 @@ impl TransformerBlock {
     /// Processes hidden states, `[b, s, h]` to the same; with a draw, as in training.
     pub fn forward(&self, x: Tensor<3>, draw: Option<Draw>) -> Tensor<3> {
         let attended = self.attention.forward(self.attention_norm.forward(x.clone()));
-        let x = x + self.attention_dropout.forward(attended, draw);
-        let processed = self.feed_forward.forward(self.ffn_norm.forward(x.clone()));
-        x + self.ffn_dropout.forward(processed, draw)
+        let attended = self.attention_dropout.forward(attended, draw);
+        let [x, h] = self.ffn_norm.forward_sum(x, attended);
+        x + self.ffn_dropout.forward(self.feed_forward.forward(h), draw)
     }
 }
 

@@ -58,9 +58,8 @@ impl TransformerBlock {
     /// Processes hidden states, `[b, s, h]` to the same.
     pub fn forward(&self, x: Tensor<3>, context: &BlockContext) -> Tensor<3> {
         let attended = self.attention.forward(self.attention_norm.forward(x.clone()), context);
-        let x = x + attended;
-        let processed = self.feed_forward.forward(self.ffn_norm.forward(x.clone()));
-        x + processed
+        let [x, h] = self.ffn_norm.forward_sum(x, attended);
+        x + self.feed_forward.forward(h)
     }
 }
 

@@ -6,8 +6,8 @@ use std::fmt;
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device};
 
+use super::arch;
 use super::half_precision::is_half;
-use super::simd;
 
 thread_local! {
     static REFERENCE_ONLY: Cell<bool> = const { Cell::new(false) };
@@ -54,7 +54,11 @@ pub struct ImplementationReport {
 
 /// Reports which implementation the calling thread uses.
 pub fn implementation() -> ImplementationReport {
-    let cpu_f32 = if REFERENCE_ONLY.get() { Implementation::Reference } else { detected() };
+    let cpu_f32 = if REFERENCE_ONLY.get() {
+        Implementation::Reference
+    } else {
+        arch::implementation(arch::current())
+    };
     ImplementationReport {
         cpu_f32,
         other: Implementation::Reference,
@@ -76,6 +80,43 @@ pub fn with_reference<T>(body: impl FnOnce() -> T) -> T {
     body()
 }
 
+/// Returns the kernels that this machine can run, the one it chooses first.
+pub fn implementations() -> Vec<Implementation> {
+    arch::available().into_iter().map(arch::implementation).collect()
+}
+
+/// Runs `body` in a thread pool of its own, of the size of the calling thread's, whose threads use the kernels of a chosen
+/// instruction set: how the narrower ones are tested on a machine that has wider ones.
+///
+/// Matrix products keep to the instruction set that their library detects.
+///
+/// # Errors
+///
+/// The machine lacks that instruction set, or no threads could be started.
+pub fn with_implementation<T: Send>(
+    implementation: Implementation,
+    body: impl FnOnce() -> T + Send,
+) -> Result<T, UnavailableImplementation> {
+    let unavailable = || UnavailableImplementation { implementation };
+    let mut all = arch::available().into_iter();
+    let chosen = all.find(|arch| arch::implementation(*arch) == implementation);
+    let chosen = chosen.ok_or_else(unavailable)?;
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(rayon::current_num_threads())
+        .start_handler(move |_| arch::force(chosen))
+        .build()
+        .map_err(|_| unavailable())?;
+    Ok(pool.install(body))
+}
+
+/// A machine cannot run kernels of an instruction set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("this machine cannot run the kernels `{implementation}`")]
+pub struct UnavailableImplementation {
+    /// The kernels asked for.
+    pub implementation: Implementation,
+}
+
 /// Says whether a differentiable operation on these tensors runs its Flex kernel, around which half-precision operands are
 /// widened. Every other element type and backend takes the reference by definition.
 pub(crate) fn has_fused_kernel(device: &Device, dtypes: &[DType]) -> bool {
@@ -89,13 +130,4 @@ pub(crate) fn has_kernel(device: &Device, dtypes: &[DType]) -> bool {
 
 fn runs_kernels(device: &Device) -> bool {
     !REFERENCE_ONLY.get() && matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
-}
-
-fn detected() -> Implementation {
-    match simd::vector_width() {
-        16 => Implementation::FlexAvx512,
-        8 => Implementation::FlexAvx2,
-        4 => Implementation::FlexNeon,
-        _ => Implementation::FlexScalar,
-    }
 }

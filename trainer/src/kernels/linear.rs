@@ -107,7 +107,7 @@ impl<const N: usize> Kernel<N> for LinearKernel {
         let weight = inputs.next().flatten();
         let mut gradients = [const { None }; N];
         gradients[0] = weight.filter(|_| needs[0]).map(|weight| input_gradient(&grad, weight));
-        gradients[1] = x.filter(|_| needs[1]).map(|x| weight_gradient(&grad, x));
+        gradients[1] = x.filter(|_| needs[1]).map(|x| weight_gradient(&grad, &flex::contiguous(x)));
         if N > 2 && needs[2] {
             gradients[2] = Some(column_sums(&grad));
         }
@@ -119,8 +119,21 @@ fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&FlexTensor>) -> Fl
     let (rows, inputs) = flex::matrix_dims(x);
     let weight = matmul::view(weight).expect("the weight was made viewable");
     let outputs = weight.ncols();
-    let mut y = flex::scratch(rows * outputs);
+    let mut y = output(rows, outputs, bias);
     let x_view = matmul::rows(x.storage(), rows, inputs);
+    let out = matmul::rows_mut(&mut y, rows, outputs);
+    match bias {
+        Some(_) => matmul::add_product(out, x_view, weight),
+        None => matmul::product(out, x_view, weight),
+    }
+    let mut shape = flex::dims(x);
+    *shape.last_mut().expect("an input has a last dimension") = outputs;
+    flex::tensor(y, shape)
+}
+
+/// Returns a buffer for an output: the bias in every row, to which the product is added, or arbitrary contents.
+pub(super) fn output(rows: usize, outputs: usize, bias: Option<&FlexTensor>) -> Vec<f32> {
+    let mut y = flex::scratch(rows * outputs);
     if let Some(bias) = bias {
         let bias = bias.storage::<f32>();
         let task = outputs.max(1) * flex::rows_per_task(rows, outputs);
@@ -129,15 +142,8 @@ fn forward(x: &FlexTensor, weight: &FlexTensor, bias: Option<&FlexTensor>) -> Fl
                 row.copy_from_slice(bias);
             }
         });
-        let out = matmul::rows_mut(&mut y, rows, outputs);
-        matmul::add_product(out, x_view, weight);
-    } else {
-        let out = matmul::rows_mut(&mut y, rows, outputs);
-        matmul::product(out, x_view, weight);
     }
-    let mut shape = flex::dims(x);
-    *shape.last_mut().expect("an input has a last dimension") = outputs;
-    flex::tensor(y, shape)
+    y
 }
 
 fn input_gradient(grad: &FlexTensor, weight: FlexTensor) -> FlexTensor {
@@ -156,10 +162,10 @@ fn input_gradient(grad: &FlexTensor, weight: FlexTensor) -> FlexTensor {
     flex::tensor(dx, shape)
 }
 
-fn weight_gradient(grad: &FlexTensor, x: FlexTensor) -> FlexTensor {
-    let x = flex::contiguous(x);
+/// Returns the gradient of a weight; both tensors are contiguous.
+pub(super) fn weight_gradient(grad: &FlexTensor, x: &FlexTensor) -> FlexTensor {
     let (rows, outputs) = flex::matrix_dims(grad);
-    let (_, inputs) = flex::matrix_dims(&x);
+    let (_, inputs) = flex::matrix_dims(x);
     let mut dw = flex::scratch(inputs * outputs);
     matmul::product(
         matmul::rows_mut(&mut dw, inputs, outputs),

@@ -65,6 +65,68 @@ pub(crate) fn add_product(out: MatMut<'_, f32>, a: MatRef<'_, f32>, b: MatRef<'_
     split(out, Accum::Add, a, b, parts);
 }
 
+/// Fewest rows of a band that is multiplied by several matrices in turn.
+const SHARED_BAND: usize = 256;
+
+/// Multiplies one matrix by several: each product sets its output or adds to it.
+pub(crate) fn products_of_shared(
+    a: MatRef<'_, f32>,
+    products: Vec<(MatMut<'_, f32>, Accum, MatRef<'_, f32>)>,
+) {
+    let columns = products.iter().map(|(out, ..)| out.ncols()).sum::<usize>();
+    let parts = (a.nrows() * a.ncols() * columns / GRAIN).clamp(1, rayon::current_num_threads());
+    shared(a, products, parts);
+}
+
+fn shared(
+    a: MatRef<'_, f32>,
+    products: Vec<(MatMut<'_, f32>, Accum, MatRef<'_, f32>)>,
+    parts: usize,
+) {
+    if parts == 1 || a.nrows() < 2 * SHARED_BAND {
+        for (out, accumulate, b) in products {
+            split(out, accumulate, a, b, parts);
+        }
+        return;
+    }
+    let (left, right) = (parts / 2, parts - parts / 2);
+    let middle = band(a.nrows(), left, parts);
+    let (a_above, a_below) = a.split_at_row(middle);
+    let halves = products.into_iter().map(|(out, accumulate, b)| {
+        let (above, below) = out.split_at_row_mut(middle);
+        ((above, accumulate, b), (below, accumulate, b))
+    });
+    let (above, below): (Vec<_>, Vec<_>) = halves.unzip();
+    rayon::join(|| shared(a_above, above, left), || shared(a_below, below, right));
+}
+
+/// Sets `out` to the sum of the products of pairs of matrices.
+pub(crate) fn sum_of_products(out: MatMut<'_, f32>, terms: &[(MatRef<'_, f32>, MatRef<'_, f32>)]) {
+    let depth = terms.iter().map(|(a, _)| a.ncols()).sum::<usize>();
+    let work = out.nrows() * out.ncols() * depth;
+    summed(out, terms, (work / GRAIN).clamp(1, rayon::current_num_threads()));
+}
+
+fn summed(mut out: MatMut<'_, f32>, terms: &[(MatRef<'_, f32>, MatRef<'_, f32>)], parts: usize) {
+    if parts == 1 || out.nrows() < 2 * SHARED_BAND {
+        let mut accumulate = Accum::Replace;
+        for (a, b) in terms {
+            split(out.rb_mut(), accumulate, *a, *b, parts);
+            accumulate = Accum::Add;
+        }
+        return;
+    }
+    let (left, right) = (parts / 2, parts - parts / 2);
+    let middle = band(out.nrows(), left, parts);
+    let halves = terms.iter().map(|(a, b)| {
+        let (above, below) = a.split_at_row(middle);
+        ((above, *b), (below, *b))
+    });
+    let (a_above, a_below): (Vec<_>, Vec<_>) = halves.unzip();
+    let (above, below) = out.split_at_row_mut(middle);
+    rayon::join(|| summed(above, &a_above, left), || summed(below, &a_below, right));
+}
+
 fn parts(out: &MatMut<'_, f32>, a: MatRef<'_, f32>) -> usize {
     let work = out.nrows() * out.ncols() * a.ncols();
     (work / GRAIN).clamp(1, rayon::current_num_threads())

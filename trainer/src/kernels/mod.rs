@@ -16,6 +16,7 @@
 )]
 
 mod activation;
+mod arch;
 mod attention;
 mod cross_entropy;
 pub(crate) mod dispatch;
@@ -28,9 +29,11 @@ mod linear;
 pub(crate) mod matmul;
 mod norm;
 mod optimizer;
+mod project;
 mod rope;
 mod saved;
 mod simd;
+mod timing;
 
 pub use activation::{gelu, swiglu};
 pub use attention::{AttentionOptions, attention, attention_block, attention_block_backward};
@@ -38,15 +41,20 @@ pub use cross_entropy::{
     IGNORE_INDEX, cross_entropy, linear_cross_entropy, shard_gradients, shard_maxima, shard_sums,
     tied_linear_cross_entropy,
 };
-pub use dispatch::{Implementation, ImplementationReport, implementation, with_reference};
+pub use dispatch::{
+    Implementation, ImplementationReport, UnavailableImplementation, implementation,
+    implementations, with_implementation, with_reference,
+};
 pub use dropout::{DropoutPosition, dropout};
 pub use embedding::embedding;
 pub(crate) use linear::column_sums;
 pub use linear::{linear, linear_f32};
-pub use norm::{layer_norm, rms_norm};
+pub use norm::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};
 pub use optimizer::{
     AdamHyper, SgdHyper, accumulate, adamw_step, orthogonalize, sgd_step, sum_of_squares,
 };
+pub use project::project;
 pub use rope::{RopePositions, RopeTable, rope};
 pub use saved::measure as measure_saved_bytes;
 pub(crate) use saved::{keep, keep_tensors};
+pub use timing::{Timing, TimingSizes, time_operations};

@@ -4,12 +4,14 @@
 //! (AVX-512, AVX2, NEON, none), so that the compiler turns such loops into vectors of the machine's width. Sums keep
 //! [`LANES`] partial sums, which fixes their order whatever the width: every machine adds in the same order.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
+
+use super::arch;
 
 /// Number of partial sums of a reduction.
 pub(crate) const LANES: usize = 16;
 
-/// Runs an expression compiled for the best instruction set of the machine.
+/// Runs an expression compiled for the calling thread's instruction set.
 macro_rules! vectorized {
     ($body:expr) => {
         $crate::kernels::simd::run(
@@ -20,7 +22,7 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 
-/// Runs a closure, which must be marked `inline(always)`, compiled for the best instruction set of the machine.
+/// Runs a closure, which must be marked `inline(always)`, compiled for the calling thread's instruction set.
 pub(crate) fn run<R>(body: impl FnMut() -> R) -> R {
     /// `FnMut`, because calling a closure as `FnOnce` goes through a shim that is compiled without the instruction set.
     struct Body<F>(F);
@@ -33,21 +35,7 @@ pub(crate) fn run<R>(body: impl FnMut() -> R) -> R {
             (self.0)()
         }
     }
-    Arch::new().dispatch(Body(body))
-}
-
-/// Returns how many `f32` a vector of this machine holds.
-pub(crate) fn vector_width() -> usize {
-    struct Width;
-    impl WithSimd for Width {
-        type Output = usize;
-
-        #[inline(always)]
-        fn with_simd<S: Simd>(self, _: S) -> usize {
-            S::F32_LANES
-        }
-    }
-    Arch::new().dispatch(Width)
+    arch::current().dispatch(Body(body))
 }
 
 /// Approximates `e^x` to about one unit in the last place.

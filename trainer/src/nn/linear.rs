@@ -75,6 +75,16 @@ impl Linear {
         }
     }
 
+    /// Applies several layers to one input: the numbers of [`Self::forward`], as one operation where no layer has a style.
+    pub(super) fn project<const N: usize>(x: Tensor<3>, layers: [&Self; N]) -> [Tensor<3>; N] {
+        if layers.iter().any(|layer| layer.style.get().is_some()) {
+            return layers.map(|layer| layer.forward(x.clone()));
+        }
+        let parameters = |layer: &Self| (layer.weight.val(), layer.bias.as_ref().map(Param::val));
+        let outputs = kernels::project(x, layers.into_iter().map(parameters).collect());
+        outputs.try_into().expect("one output per layer")
+    }
+
     /// Computes all logits, as the output projection of a language model without bias.
     ///
     /// # Shapes

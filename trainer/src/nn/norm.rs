@@ -61,6 +61,19 @@ impl RmsNorm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         within(&self.style, x, |x| kernels::rms_norm(x, self.weight.val(), self.epsilon))
     }
+
+    /// Adds `delta` to `x` and normalizes the sum; returns the sum and its norm.
+    ///
+    /// # Shapes
+    ///
+    /// `[.., d_model]` to twice the same.
+    pub fn forward_sum<const D: usize>(&self, x: Tensor<D>, delta: Tensor<D>) -> [Tensor<D>; 2] {
+        if self.style.get().is_some() {
+            let sum = x + delta;
+            return [sum.clone(), self.forward(sum)];
+        }
+        kernels::add_rms_norm(x, delta, self.weight.val(), self.epsilon)
+    }
 }
 
 /// Configures a [`LayerNorm`].
@@ -130,6 +143,20 @@ impl LayerNorm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(Param::val);
         within(&self.style, x, |x| kernels::layer_norm(x, self.weight.val(), bias, self.epsilon))
+    }
+
+    /// Adds `delta` to `x` and normalizes the sum; returns the sum and its norm.
+    ///
+    /// # Shapes
+    ///
+    /// `[.., d_model]` to twice the same.
+    pub fn forward_sum<const D: usize>(&self, x: Tensor<D>, delta: Tensor<D>) -> [Tensor<D>; 2] {
+        if self.style.get().is_some() {
+            let sum = x + delta;
+            return [sum.clone(), self.forward(sum)];
+        }
+        let bias = self.bias.as_ref().map(Param::val);
+        kernels::add_layer_norm(x, delta, self.weight.val(), bias, self.epsilon)
     }
 }
 

@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use dream_trainer::kernels;
 
 /// A differentiable function of flat inputs.
-pub(crate) type Operation<'a> = &'a dyn Fn(&[Tensor<1>]) -> Tensor<1>;
+pub(crate) type Operation<'a> = &'a (dyn Fn(&[Tensor<1>]) -> Tensor<1> + Sync);
 
 /// The value of an operation and the gradients of its inputs.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,16 +78,22 @@ pub(crate) fn assert_close(what: &str, actual: &[f64], expected: &[f64], toleran
     assert!(error <= tolerance * scale + 1e-30, "{what}: error {error:e} against norm {scale:e}");
 }
 
-/// Checks values and gradients of the kernel against the `f64` reference, and that a second run repeats every bit.
+/// Checks values and gradients of the kernel, with every instruction set of the machine, against the `f64` reference, and
+/// that a second run repeats every bit.
 #[track_caller]
 pub(crate) fn check(what: &str, inputs: &[Vec<f64>], tolerance: f64, operation: Operation) {
-    let actual = run(inputs, DType::F32, operation);
     let expected = run(inputs, DType::F64, operation);
-    assert_close(&format!("{what}: value"), &actual.value, &expected.value, tolerance);
-    for (i, (a, b)) in actual.gradients.iter().zip(&expected.gradients).enumerate() {
-        assert_close(&format!("{what}: gradient {i}"), a, b, tolerance);
+    for implementation in kernels::implementations() {
+        let twice = || [(); 2].map(|()| run(inputs, DType::F32, operation));
+        let [actual, again] =
+            kernels::with_implementation(implementation, twice).expect("the machine has it");
+        let what = format!("{what} by {implementation}");
+        assert_close(&format!("{what}: value"), &actual.value, &expected.value, tolerance);
+        for (i, (a, b)) in actual.gradients.iter().zip(&expected.gradients).enumerate() {
+            assert_close(&format!("{what}: gradient {i}"), a, b, tolerance);
+        }
+        assert_eq!(actual, again, "{what}: every bit repeats");
     }
-    assert_eq!(actual, run(inputs, DType::F32, operation), "{what}: every bit repeats");
     let reference = kernels::with_reference(|| run(inputs, DType::F32, operation));
     assert_close(&format!("{what}: f32 reference"), &reference.value, &expected.value, 1e-5);
 }

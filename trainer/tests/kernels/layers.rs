@@ -49,6 +49,36 @@ proptest! {
     }
 
     #[test]
+    fn projections_of_one_input_match_f64(
+        rows in 1usize..40, inputs in 1usize..40, widths in [1usize..40, 1..40, 1..40],
+    ) {
+        let [a, b, c] = widths;
+        check_layer("project", &[rows * inputs, inputs * a, inputs * b, inputs * c, b], &|x| {
+            let weight = |i: usize, width| x[i].clone().reshape([inputs, width]);
+            let layers = vec![
+                (weight(1, a), None),
+                (weight(2, b), Some(x[4].clone())),
+                (x[3].clone().reshape([c, inputs]).transpose(), None),
+            ];
+            let outputs = kernels::project(x[0].clone().reshape([rows, inputs]), layers);
+            Tensor::cat(outputs.into_iter().map(flatten).collect(), 0)
+        });
+    }
+
+    #[test]
+    fn norms_of_sums_match_f64(rows in 1usize..70, h in 6usize..70) {
+        let both = |outputs: [Tensor<2>; 2]| Tensor::cat(outputs.map(flatten).to_vec(), 0);
+        let matrix = |x: &Tensor<1>| x.clone().reshape([rows, h]);
+        check_layer("add_rms_norm", &[rows * h, rows * h, h], &|x| {
+            both(kernels::add_rms_norm(matrix(&x[0]), matrix(&x[1]), x[2].clone(), 1e-5))
+        });
+        check_layer("add_layer_norm", &[rows * h, rows * h, h, h], &|x| {
+            let bias = Some(x[3].clone());
+            both(kernels::add_layer_norm(matrix(&x[0]), matrix(&x[1]), x[2].clone(), bias, 1e-5))
+        });
+    }
+
+    #[test]
     fn activations_match_f64(len in 1usize..3000) {
         check_layer("swiglu", &[len, len], &|x| kernels::swiglu(x[0].clone() * 4.0, x[1].clone()));
         check_layer("gelu", &[len], &|x| kernels::gelu(x[0].clone() * 3.0));
@@ -67,7 +97,25 @@ proptest! {
 
 #[test]
 fn references_match_finite_differences() {
-    let layers: [(&str, &[usize], Operation); 6] = [
+    let layers: [(&str, &[usize], Operation); 9] = [
+        ("project", &[12, 20, 8, 2], &|x| {
+            let layers = vec![
+                (x[1].clone().reshape([4, 5]), None),
+                (x[2].clone().reshape([4, 2]), Some(x[3].clone())),
+            ];
+            let outputs = kernels::project(x[0].clone().reshape([3, 4]), layers);
+            Tensor::cat(outputs.into_iter().map(flatten).collect(), 0)
+        }),
+        ("add_rms_norm", &[12, 12, 4], &|x| {
+            let [a, b] = [0, 1].map(|i: usize| x[i].clone().reshape([3, 4]));
+            let outputs = kernels::add_rms_norm(a, b, x[2].clone(), 1e-5);
+            Tensor::cat(outputs.map(flatten).to_vec(), 0)
+        }),
+        ("add_layer_norm", &[12, 12, 4, 4], &|x| {
+            let [a, b] = [0, 1].map(|i: usize| x[i].clone().reshape([3, 4]));
+            let outputs = kernels::add_layer_norm(a, b, x[2].clone(), Some(x[3].clone()), 1e-5);
+            Tensor::cat(outputs.map(flatten).to_vec(), 0)
+        }),
         ("linear", &[12, 20, 5], &|x| {
             let weight = x[1].clone().reshape([4, 5]);
             flatten(kernels::linear(x[0].clone().reshape([3, 4]), weight, Some(x[2].clone())))
@@ -89,6 +137,25 @@ fn references_match_finite_differences() {
     for (what, sizes, operation) in layers {
         let inputs: Vec<_> = (0u64..).zip(sizes).map(|(i, &len)| numbers(i, len)).collect();
         check_differences(what, &inputs, operation);
+    }
+}
+
+#[test]
+fn outputs_that_the_loss_does_not_use_pass_no_gradient() {
+    let sizes = [20, 12, 8, 4];
+    check_layer("one of two projections", &sizes, &|x| {
+        let layers = vec![
+            (x[1].clone().reshape([4, 3]), None),
+            (x[2].clone().reshape([4, 2]), Some(x[3].clone().narrow(0, 0, 2))),
+        ];
+        flatten(kernels::project(x[0].clone().reshape([5, 4]), layers).remove(1))
+    });
+    for index in 0..2 {
+        check_layer("sum or its norm", &[20, 20, 4], &|x| {
+            let [a, b] = [0, 1].map(|i: usize| x[i].clone().reshape([5, 4]));
+            let [sum, norm] = kernels::add_rms_norm(a, b, x[2].clone(), 1e-5);
+            flatten(if index == 0 { sum } else { norm })
+        });
     }
 }
 
@@ -137,6 +204,17 @@ fn embedding_adds_the_gradients_of_repeated_tokens() {
 fn large_shapes_use_every_task() {
     check_layer("large rms_norm", &[700 * 96, 96], &|x| {
         flatten(kernels::rms_norm(x[0].clone().reshape([700, 96]), x[1].clone(), 1e-5))
+    });
+    check_layer("large add_rms_norm", &[700 * 96, 700 * 96, 96], &|x| {
+        let [a, b] = [0, 1].map(|i: usize| x[i].clone().reshape([700, 96]));
+        let [sum, norm] = kernels::add_rms_norm(a, b, x[2].clone(), 1e-5);
+        flatten(sum) + flatten(norm)
+    });
+    check_layer("large project", &[1200 * 40, 40 * 90, 40 * 50], &|x| {
+        let layers =
+            vec![(x[1].clone().reshape([40, 90]), None), (x[2].clone().reshape([40, 50]), None)];
+        let outputs = kernels::project(x[0].clone().reshape([1200, 40]), layers);
+        Tensor::cat(outputs.into_iter().map(flatten).collect(), 0)
     });
     check_layer("large swiglu", &[40_000, 40_000], &|x| {
         kernels::swiglu(x[0].clone(), x[1].clone())

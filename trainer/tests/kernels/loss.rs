@@ -42,8 +42,8 @@ proptest! {
 
 #[test]
 fn several_blocks_of_tokens_match_f64() {
-    // The vocabulary makes a block of 128 tokens, so that 300 tokens take three.
-    let (tokens, hidden, vocabulary) = (300, 3, 9000);
+    // The vocabulary makes a block of 128 tokens, and one of 256 in the reference: 300 tokens take several of both.
+    let (tokens, hidden, vocabulary) = (300, 3, 16_500);
     let labels = tensor(&labels(5, tokens, vocabulary));
     let inputs = [numbers(0, tokens * hidden), numbers(1, hidden * vocabulary)];
     check("blocks", &inputs, OPERATION, &|x| {

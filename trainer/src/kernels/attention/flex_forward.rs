@@ -2,19 +2,17 @@
 
 use std::ops::Range;
 
+use faer::MatMut;
 use faer::prelude::ReborrowMut;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::mask::Mask;
 use super::operation::Geometry;
+use super::pack::{Columns, Head, KEYS, Rows};
+use super::strips::{QUERIES, STRIP, Strip, Strips, cut};
+use super::tile::{Left, Product};
 use crate::kernels::simd::{self, vectorized};
 use crate::kernels::{flex, matmul};
-
-/// Queries of a block.
-pub(super) const QUERIES: usize = 64;
-/// Keys of a block: a block of scores stays in the second-level cache.
-pub(super) const KEYS: usize = 256;
 
 /// Returns the output and the log-sum-exp of each query's scores, `[batch, heads, queries]`.
 pub(super) fn forward(
@@ -24,7 +22,7 @@ pub(super) fn forward(
     k: &[f32],
     v: &[f32],
 ) -> (Vec<f32>, Vec<f32>) {
-    let &Geometry { batch, queries, heads, head_dim, .. } = geometry;
+    let &Geometry { batch, queries, heads, kv_heads, head_dim, scale, .. } = geometry;
     let mut output = flex::scratch(q.len());
     let mut log_totals = flex::scratch(batch * heads * queries);
     if q.is_empty() {
@@ -33,8 +31,19 @@ pub(super) fn forward(
     let outputs = head_views(&mut output, batch * queries, [batch, heads], head_dim);
     let work = outputs.into_par_iter().zip(log_totals.par_chunks_mut(queries)).enumerate();
     work.for_each(|(index, (output, log_totals))| {
-        let head = Head::new(geometry, index / heads, index % heads, q, k, v);
-        head.forward(mask, output, log_totals);
+        let (sequence, head) = (index / heads, index % heads);
+        let of_key = |values| {
+            Head::new(values, [batch, kv_heads, head_dim], sequence, head / geometry.group())
+        };
+        let task = QueryHead {
+            mask,
+            sequence,
+            q: Rows::copy(Head::new(q, [batch, heads, head_dim], sequence, head), scale),
+            k: Columns::copy(of_key(k)),
+            v: Rows::copy(of_key(v), 1.0),
+            head_dim,
+        };
+        task.forward(output, log_totals);
     });
     (output, log_totals)
 }
@@ -60,71 +69,35 @@ pub(super) fn head_views(
     views
 }
 
-/// Returns the columns of one head of `[batch, sequence, heads, width]` as `[sequence, width]`.
-pub(super) fn head_view(
-    values: &[f32],
-    [sequences, heads, width]: [usize; 3],
-    sequence: usize,
-    head: usize,
-) -> MatRef<'_, f32> {
-    let rows = values.len() / (heads * width).max(1);
-    let length = rows / sequences.max(1);
-    matmul::rows(values, rows, heads * width).submatrix(
-        sequence * length,
-        head * width,
-        length,
-        width,
-    )
-}
-
 /// Queries, keys and values of one head of one sequence.
-pub(super) struct Head<'a> {
+struct QueryHead<'a> {
+    mask: &'a Mask,
     sequence: usize,
-    scale: f32,
-    q: MatRef<'a, f32>,
-    k: MatRef<'a, f32>,
-    v: MatRef<'a, f32>,
+    /// Scaled.
+    q: Rows,
+    k: Columns,
+    v: Rows,
+    head_dim: usize,
 }
 
-impl<'a> Head<'a> {
-    fn new(
-        geometry: &Geometry,
-        sequence: usize,
-        head: usize,
-        q: &'a [f32],
-        k: &'a [f32],
-        v: &'a [f32],
-    ) -> Self {
-        let &Geometry { batch, heads, kv_heads, head_dim, scale, .. } = geometry;
-        let of_key = [batch, kv_heads, head_dim];
-        Self {
-            sequence,
-            scale,
-            q: head_view(q, [batch, heads, head_dim], sequence, head),
-            k: head_view(k, of_key, sequence, head / geometry.group()),
-            v: head_view(v, of_key, sequence, head / geometry.group()),
-        }
-    }
-
-    fn forward(&self, mask: &Mask, mut output: MatMut<'_, f32>, log_totals: &mut [f32]) {
-        let width = self.q.ncols();
-        let mut scores = flex::scratch(QUERIES * KEYS);
-        let mut sums = flex::scratch(QUERIES * width);
-        let length = self.q.nrows();
+impl QueryHead<'_> {
+    fn forward(&self, mut output: MatMut<'_, f32>, log_totals: &mut [f32]) {
+        let mut scores = flex::scratch(STRIP * KEYS);
+        let mut sums = Rows::zeros(QUERIES, self.head_dim);
+        let length = log_totals.len();
         for first in (0..length).step_by(QUERIES) {
             let block = first..length.min(first + QUERIES);
             let mut softmax = OnlineSoftmax::default();
-            let sums = &mut sums[..block.len() * width];
-            self.attend(mask, block.clone(), &mut softmax, &mut scores, sums);
-            let rows = sums.chunks_exact(width).enumerate();
-            for (row, sums) in rows {
+            sums.values.fill(0.0);
+            self.attend(block.clone(), &mut softmax, &mut scores, &mut sums);
+            for (row, query) in block.enumerate() {
                 let total = softmax.totals[row];
                 let share = if total > 0.0 { 1.0 / total } else { 0.0 };
-                let target = row_mut(&mut output, first + row);
-                vectorized!(for (target, sum) in target.iter_mut().zip(sums) {
+                let target = row_mut(&mut output, query);
+                for (target, sum) in target.iter_mut().zip(sums.at(row)) {
                     *target = sum * share;
-                });
-                log_totals[first + row] = softmax.highest[row] + total.ln();
+                }
+                log_totals[query] = softmax.highest[row] + total.ln();
             }
         }
     }
@@ -132,64 +105,55 @@ impl<'a> Head<'a> {
     /// Sums the weighted values of one block of queries over all keys that it sees.
     fn attend(
         &self,
-        mask: &Mask,
         queries: Range<usize>,
         softmax: &mut OnlineSoftmax,
         scores: &mut [f32],
-        sums: &mut [f32],
+        sums: &mut Rows,
     ) {
-        let width = self.q.ncols();
-        let seen = mask.block_range(self.sequence, queries.clone());
-        if seen.is_empty() {
-            sums.fill(0.0);
-        }
-        let q = self.q.subrows(queries.start, queries.len());
-        let mut accumulate = Accum::Replace;
-        for first in seen.clone().step_by(KEYS) {
-            let keys = first..seen.end.min(first + KEYS);
-            let scores = &mut scores[..queries.len() * keys.len()];
-            score_block(scores, q, self.k.subrows(first, keys.len()), self.scale);
-            vectorized!(for (row, scores) in scores.chunks_exact_mut(keys.len()).enumerate() {
-                let query = queries.start + row;
-                let range = mask.range(self.sequence, query);
-                let scores = cut(scores, &keys, &range);
-                mask.hide_documents(self.sequence, query, range.start.max(first), scores);
-                let shrink = softmax.weigh(row, scores);
-                if first > seen.start && shrink != 1.0 {
-                    for sum in &mut sums[row * width..(row + 1) * width] {
-                        *sum *= shrink;
-                    }
+        let strips = Strips::new(self.mask, self.sequence, queries);
+        for first in strips.key_blocks() {
+            for (index, strip) in strips.all.iter().enumerate() {
+                let Some(window) = strip.window(first) else { continue };
+                strip.scores(&self.q, self.k.block(first), self.head_dim, &window, scores);
+                let row = index * STRIP;
+                self.weigh(strip, first, (softmax, row), scores, sums);
+                let values = self.v.at(first + window.seen.start);
+                Product {
+                    out: (sums.at_mut(row), self.v.stride),
+                    left: (Left::Rows(&scores[window.seen.start..]), KEYS),
+                    right: (values, self.v.stride),
+                    shape: [strip.queries.len(), self.v.stride, window.seen.len()],
+                    accumulate: true,
                 }
-            });
-            let weights = matmul::rows(scores, queries.len(), keys.len());
-            let values = self.v.subrows(first, keys.len());
-            let out = matmul::rows_mut(sums, queries.len(), width);
-            faer::linalg::matmul::matmul(out, accumulate, weights, values, 1.0, Par::Seq);
-            accumulate = Accum::Add;
+                .compute();
+            }
         }
     }
-}
 
-/// Computes the scaled scores of a block, row-major.
-pub(super) fn score_block(scores: &mut [f32], q: MatRef<'_, f32>, k: MatRef<'_, f32>, scale: f32) {
-    let out = matmul::rows_mut(scores, q.nrows(), k.nrows());
-    faer::linalg::matmul::matmul(out, Accum::Replace, q, k.transpose(), scale, Par::Seq);
-}
-
-/// Zeroes what lies outside a query's range and returns what lies inside.
-#[inline(always)]
-pub(super) fn cut<'a>(
-    row: &'a mut [f32],
-    keys: &Range<usize>,
-    range: &Range<usize>,
-) -> &'a mut [f32] {
-    let end = range.end.clamp(keys.start, keys.end) - keys.start;
-    let start = (range.start.clamp(keys.start, keys.end) - keys.start).min(end);
-    let (row, after) = row.split_at_mut(end);
-    let (before, inside) = row.split_at_mut(start);
-    before.fill(0.0);
-    after.fill(0.0);
-    inside
+    /// Turns a strip's scores into weights and shrinks the sums taken so far accordingly.
+    fn weigh(
+        &self,
+        strip: &Strip,
+        first: usize,
+        (softmax, row): (&mut OnlineSoftmax, usize),
+        scores: &mut [f32],
+        sums: &mut Rows,
+    ) {
+        let stride = sums.stride;
+        let rows = scores.chunks_exact_mut(KEYS).zip(sums.at_mut(row).chunks_exact_mut(stride));
+        let mut rows = rows.zip(strip.queries.clone()).enumerate();
+        vectorized!(for (index, ((scores, sums), query)) in rows.by_ref() {
+            let range = self.mask.range(self.sequence, query);
+            let scores = cut(scores, first, &range);
+            self.mask.hide_documents(self.sequence, query, range.start.max(first), scores);
+            let shrink = softmax.weigh(row + index, scores);
+            if shrink != 1.0 {
+                for sum in sums {
+                    *sum *= shrink;
+                }
+            }
+        });
+    }
 }
 
 /// Returns a row of a row-major view.

@@ -28,7 +28,7 @@ pub fn cross_entropy(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     reference(logits, labels)
 }
 
-pub(super) fn reference(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
+fn reference(logits: Tensor<2>, labels: Tensor<1, Int>) -> Tensor<1> {
     let logits = widened(logits);
     let [tokens, _] = logits.dims();
     let ignored = labels.clone().equal_elem(IGNORE_INDEX);

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::add::RowNorm;
 use crate::kernels::fused::{Kernel, apply2, apply3};
 use crate::kernels::half_precision::widened;
 use crate::kernels::simd::{self, vectorized};
@@ -38,7 +39,7 @@ pub fn layer_norm<const D: usize>(
     }
 }
 
-fn reference<const D: usize>(
+pub(super) fn reference<const D: usize>(
     x: Tensor<D>,
     weight: Tensor<1>,
     bias: Option<Tensor<1>>,
@@ -58,8 +59,8 @@ fn reference<const D: usize>(
 }
 
 #[derive(Debug, Clone, Copy)]
-struct LayerNormKernel {
-    epsilon: f32,
+pub(super) struct LayerNormKernel {
+    pub(super) epsilon: f32,
 }
 
 /// Mean and inverse standard deviation of a row.
@@ -112,7 +113,11 @@ impl<const N: usize> Kernel<N> for LayerNormKernel {
             .par_chunks_mut(task * h)
             .zip(x.par_chunks(task * h))
             .zip(statistics.par_chunks(task))
-            .map(|((grad, x), statistics)| backward_rows(grad, x, scale, statistics))
+            .map(|((grad, x), statistics)| {
+                let (mut dw, mut db) = (vec![0.0; h], vec![0.0; h]);
+                Self::backward_rows(grad, x, scale, statistics, (&mut dw, &mut db));
+                (dw, db)
+            })
             .collect();
         let (dw, db): (Vec<_>, Vec<_>) = partial.into_iter().unzip();
         let mut gradients = [const { None }; N];
@@ -125,7 +130,9 @@ impl<const N: usize> Kernel<N> for LayerNormKernel {
     }
 }
 
-impl LayerNormKernel {
+impl RowNorm for LayerNormKernel {
+    type Statistics = Statistics;
+
     fn forward_rows(
         self,
         y: &mut [f32],
@@ -154,30 +161,28 @@ impl LayerNormKernel {
             }
         });
     }
-}
 
-/// Turns the output's gradient into the input's; returns these rows' part of the weight's and the bias's.
-fn backward_rows(
-    grad: &mut [f32],
-    x: &[f32],
-    scale: &[f32],
-    statistics: &[Statistics],
-) -> (Vec<f32>, Vec<f32>) {
-    let h = scale.len();
-    let (mut dw, mut db) = (vec![0.0; h], vec![0.0; h]);
-    vectorized!({
-        let (dw, db) = (&mut dw[..h], &mut db[..h]);
-        let rows = grad.chunks_exact_mut(h).zip(x.chunks_exact(h));
-        for ((g, x), &[mean, inverse]) in rows.zip(statistics) {
-            let level = simd::dot(g, scale) / h as f32;
-            let along = (simd::sum3(g, x, scale) / h as f32 - level * mean) * inverse * inverse;
-            for i in 0..h {
-                let centered = x[i] - mean;
-                dw[i] += g[i] * centered * inverse;
-                db[i] += g[i];
-                g[i] = (g[i] * scale[i] - level - centered * along) * inverse;
+    fn backward_rows(
+        grad: &mut [f32],
+        x: &[f32],
+        scale: &[f32],
+        statistics: &[Statistics],
+        (dw, db): (&mut [f32], &mut [f32]),
+    ) {
+        let h = scale.len();
+        vectorized!({
+            let (dw, db) = (&mut dw[..h], &mut db[..h]);
+            let rows = grad.chunks_exact_mut(h).zip(x.chunks_exact(h));
+            for ((g, x), &[mean, inverse]) in rows.zip(statistics) {
+                let level = simd::dot(g, scale) / h as f32;
+                let along = (simd::sum3(g, x, scale) / h as f32 - level * mean) * inverse * inverse;
+                for i in 0..h {
+                    let centered = x[i] - mean;
+                    dw[i] += g[i] * centered * inverse;
+                    db[i] += g[i];
+                    g[i] = (g[i] * scale[i] - level - centered * along) * inverse;
+                }
             }
-        }
-    });
-    (dw, db)
+        });
+    }
 }

@@ -4,6 +4,7 @@ use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::add::RowNorm;
 use crate::kernels::fused::{Kernel, apply2};
 use crate::kernels::half_precision::widened;
 use crate::kernels::simd::{self, vectorized};
@@ -28,7 +29,11 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
     reference(x, weight, epsilon)
 }
 
-fn reference<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
+pub(super) fn reference<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<1>,
+    epsilon: f64,
+) -> Tensor<D> {
     let dtype = x.dtype();
     let x = widened(x);
     let mean_square = (x.clone() * x.clone()).mean_dim(D - 1);
@@ -37,8 +42,8 @@ fn reference<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> T
 }
 
 #[derive(Debug, Clone, Copy)]
-struct RmsNormKernel {
-    epsilon: f32,
+pub(super) struct RmsNormKernel {
+    pub(super) epsilon: f32,
 }
 
 impl Kernel<2> for RmsNormKernel {
@@ -63,7 +68,7 @@ impl Kernel<2> for RmsNormKernel {
         y.par_chunks_mut(task * h)
             .zip(values.par_chunks(task * h))
             .zip(inverses.par_chunks_mut(task))
-            .for_each(|((y, x), inverses)| self.forward_rows(y, x, scale, inverses));
+            .for_each(|((y, x), inverses)| self.forward_rows(y, x, scale, None, inverses));
         (flex::tensor(y, flex::dims(&x)), inverses)
     }
 
@@ -85,15 +90,29 @@ impl Kernel<2> for RmsNormKernel {
             .par_chunks_mut(task * h)
             .zip(x.par_chunks(task * h))
             .zip(inverses.par_chunks(task))
-            .map(|((grad, x), inverses)| backward_rows(grad, x, scale, inverses))
+            .map(|((grad, x), inverses)| {
+                let mut dw = vec![0.0; h];
+                Self::backward_rows(grad, x, scale, inverses, (&mut dw, &mut []));
+                dw
+            })
             .collect();
         let dw = flex::tensor(flex::sum_vectors(partial, h), [h]);
         [Some(grad), Some(dw)]
     }
 }
 
-impl RmsNormKernel {
-    fn forward_rows(self, y: &mut [f32], x: &[f32], scale: &[f32], inverses: &mut [f32]) {
+impl RowNorm for RmsNormKernel {
+    /// The inverse root mean square.
+    type Statistics = f32;
+
+    fn forward_rows(
+        self,
+        y: &mut [f32],
+        x: &[f32],
+        scale: &[f32],
+        _shift: Option<&[f32]>,
+        inverses: &mut [f32],
+    ) {
         let h = scale.len();
         vectorized!(for ((y, x), inverse) in
             y.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(inverses.iter_mut())
@@ -105,22 +124,26 @@ impl RmsNormKernel {
             }
         });
     }
-}
 
-/// Turns the output's gradient into the input's and returns these rows' part of the weight's.
-fn backward_rows(grad: &mut [f32], x: &[f32], scale: &[f32], inverses: &[f32]) -> Vec<f32> {
-    let h = scale.len();
-    let mut dw = vec![0.0; h];
-    vectorized!({
-        let dw = &mut dw[..h];
-        for ((g, x), &inverse) in grad.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(inverses) {
-            let projection = simd::sum3(g, x, scale);
-            let along = projection * inverse * inverse * inverse / h as f32;
-            for i in 0..h {
-                dw[i] += g[i] * x[i] * inverse;
-                g[i] = g[i] * scale[i] * inverse - x[i] * along;
+    fn backward_rows(
+        grad: &mut [f32],
+        x: &[f32],
+        scale: &[f32],
+        inverses: &[f32],
+        (dw, _): (&mut [f32], &mut [f32]),
+    ) {
+        let h = scale.len();
+        vectorized!({
+            let dw = &mut dw[..h];
+            let rows = grad.chunks_exact_mut(h).zip(x.chunks_exact(h));
+            for ((g, x), &inverse) in rows.zip(inverses) {
+                let projection = simd::sum3(g, x, scale);
+                let along = projection * inverse * inverse * inverse / h as f32;
+                for i in 0..h {
+                    dw[i] += g[i] * x[i] * inverse;
+                    g[i] = g[i] * scale[i] * inverse - x[i] * along;
+                }
             }
-        }
-    });
-    dw
+        });
+    }
 }

@@ -1,8 +1,10 @@
 //! The seam between a Flex kernel and Burn's autodiff: one extension trait carries every fused operation.
 //!
 //! A [`Kernel`] is plain arithmetic on Flex tensors: forward, what to keep, backward. [`apply1`], [`apply2`] and [`apply3`]
-//! record it as one step of the tape. Inputs that backward reads are kept as checkpoints of their nodes, not as tensors, so
+//! record it as one step of the tape; [`apply_joint`] records a [`JointKernel`], which has several outputs. Inputs that backward reads are kept as checkpoints of their nodes, not as tensors, so
 //! that an input which a memory-bound operation can recompute (a gathered weight) is not held in between.
+
+mod joint;
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,12 +16,17 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
+use burn::backend::{
+    Autodiff, Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor,
+    DispatchTensorKind, ExtensionType, Flex, TensorMetadata, backend_extension,
+};
 use burn::tensor::{DType, Tensor};
 use burn_flex::FlexTensor;
 
 use super::half_precision;
 use super::saved::{self, Keep, Kept};
+
+pub(crate) use joint::{JointKernel, MOST_INPUTS};
 
 /// Computes one operation of `N` float inputs and its gradients on Flex tensors of `f32`.
 ///
@@ -52,24 +59,58 @@ pub(crate) trait Kernel<const N: usize>: Clone + fmt::Debug + Send + 'static {
     ) -> [Option<FlexTensor>; N];
 }
 
-/// Runs a kernel on one, two or three float tensors of a backend.
+/// Float tensors of a backend, however many.
+pub(crate) struct Floats<B: Backend>(Vec<FloatTensor<B>>);
+
+impl<B: Backend> ExtensionType<B> for Floats<B> {
+    type Target = Floats<Dispatch>;
+
+    fn map_to_dispatch<F>(self, map_kind: F, autodiff: DispatchAutodiffContext) -> Self::Target
+    where
+        F: Fn(BackendTensor<B>) -> DispatchTensorKind,
+    {
+        let wrap = |tensor| {
+            let kind = map_kind(BackendTensor::Float(tensor));
+            DispatchTensor { kind, autodiff }
+        };
+        Floats(self.0.into_iter().map(wrap).collect())
+    }
+
+    fn map_from_dispatch<F>(target: Self::Target, unwrap_kind: F) -> Self
+    where
+        F: Fn(DispatchTensor) -> BackendTensor<B>,
+    {
+        Self(target.0.into_iter().map(|tensor| unwrap_kind(tensor).float()).collect())
+    }
+
+    fn routing_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
+        target.0.first()
+    }
+
+    fn routing_float_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
+        target.0.first()
+    }
+
+    fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
+        let contexts = target.0.iter().map(|tensor| tensor.autodiff);
+        contexts.fold(DispatchAutodiffContext::Disabled, DispatchAutodiffContext::merge)
+    }
+}
+
+/// Runs a kernel on the float tensors of a backend.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait FusedOps: Backend {
-    /// Runs a kernel of one input.
-    fn fused1<K: Kernel<1>>(a: FloatTensor<Self>, kernel: K) -> FloatTensor<Self>;
-    /// Runs a kernel of two inputs.
-    fn fused2<K: Kernel<2>>(
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
+    /// Runs a kernel of `N` inputs.
+    fn fused<K: Kernel<N>, const N: usize>(
+        #[extension_type] inputs: Floats<Self>,
         kernel: K,
     ) -> FloatTensor<Self>;
-    /// Runs a kernel of three inputs.
-    fn fused3<K: Kernel<3>>(
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        c: FloatTensor<Self>,
-        kernel: K,
-    ) -> FloatTensor<Self>;
+    /// Runs a kernel of several outputs.
+    fn joint<K: JointKernel>(#[extension_type] inputs: Floats<Self>, kernel: K) -> Floats<Self>;
+}
+
+fn fused<const N: usize>(inputs: [DispatchTensor; N], kernel: impl Kernel<N>) -> DispatchTensor {
+    <Dispatch as FusedOps>::fused(Floats(inputs.into()), kernel)
 }
 
 /// Applies a kernel of one input.
@@ -77,7 +118,7 @@ pub(crate) fn apply1<const A: usize, const D: usize>(
     a: Tensor<A>,
     kernel: impl Kernel<1>,
 ) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as FusedOps>::fused1(a.into_dispatch(), kernel))
+    Tensor::from_dispatch(fused([a.into_dispatch()], kernel))
 }
 
 /// Applies a kernel of two inputs.
@@ -86,11 +127,7 @@ pub(crate) fn apply2<const A: usize, const B: usize, const D: usize>(
     b: Tensor<B>,
     kernel: impl Kernel<2>,
 ) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as FusedOps>::fused2(
-        a.into_dispatch(),
-        b.into_dispatch(),
-        kernel,
-    ))
+    Tensor::from_dispatch(fused([a.into_dispatch(), b.into_dispatch()], kernel))
 }
 
 /// Applies a kernel of three inputs.
@@ -100,57 +137,39 @@ pub(crate) fn apply3<const A: usize, const B: usize, const C: usize, const D: us
     c: Tensor<C>,
     kernel: impl Kernel<3>,
 ) -> Tensor<D> {
-    Tensor::from_dispatch(<Dispatch as FusedOps>::fused3(
-        a.into_dispatch(),
-        b.into_dispatch(),
-        c.into_dispatch(),
-        kernel,
-    ))
+    Tensor::from_dispatch(fused([a.into_dispatch(), b.into_dispatch(), c.into_dispatch()], kernel))
+}
+
+/// Applies a kernel of several outputs, all of one rank.
+pub(crate) fn apply_joint<const D: usize>(
+    inputs: Vec<DispatchTensor>,
+    kernel: impl JointKernel,
+) -> Vec<Tensor<D>> {
+    let outputs = <Dispatch as FusedOps>::joint(Floats(inputs), kernel);
+    outputs.0.into_iter().map(Tensor::from_dispatch).collect()
+}
+
+fn array<T, const N: usize>(values: Vec<T>) -> [T; N] {
+    values.try_into().ok().expect("the kernel's number of inputs")
 }
 
 impl FusedOps for Flex {
-    fn fused1<K: Kernel<1>>(a: FloatTensor<Self>, kernel: K) -> FloatTensor<Self> {
-        forward(&kernel, [a], [false]).0
+    fn fused<K: Kernel<N>, const N: usize>(inputs: Floats<Self>, kernel: K) -> FloatTensor<Self> {
+        forward(&kernel, array(inputs.0), [false; N]).0
     }
 
-    fn fused2<K: Kernel<2>>(
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        kernel: K,
-    ) -> FloatTensor<Self> {
-        forward(&kernel, [a, b], [false; 2]).0
-    }
-
-    fn fused3<K: Kernel<3>>(
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        c: FloatTensor<Self>,
-        kernel: K,
-    ) -> FloatTensor<Self> {
-        forward(&kernel, [a, b, c], [false; 3]).0
+    fn joint<K: JointKernel>(inputs: Floats<Self>, kernel: K) -> Floats<Self> {
+        Floats(joint::forward(&kernel, inputs.0).0)
     }
 }
 
 impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
-    fn fused1<K: Kernel<1>>(a: FloatTensor<Self>, kernel: K) -> FloatTensor<Self> {
-        record::<K, C, 1>([a], kernel)
+    fn fused<K: Kernel<N>, const N: usize>(inputs: Floats<Self>, kernel: K) -> FloatTensor<Self> {
+        record::<K, C, N>(array(inputs.0), kernel)
     }
 
-    fn fused2<K: Kernel<2>>(
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        kernel: K,
-    ) -> FloatTensor<Self> {
-        record::<K, C, 2>([a, b], kernel)
-    }
-
-    fn fused3<K: Kernel<3>>(
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        c: FloatTensor<Self>,
-        kernel: K,
-    ) -> FloatTensor<Self> {
-        record::<K, C, 3>([a, b, c], kernel)
+    fn joint<K: JointKernel>(inputs: Floats<Self>, kernel: K) -> Floats<Self> {
+        Floats(joint::record::<K, C>(inputs.0, kernel))
     }
 }
 
@@ -224,7 +243,8 @@ fn record<K: Kernel<N>, C: CheckpointStrategy, const N: usize>(
                 *slot = read.then(|| prep.checkpoint(input));
             }
             let inputs = inputs.map(<FloatTensor<Autodiff<Flex, C>>>::into_primitive);
-            let inputs_kept = saved::is_measured().then(|| count(&kernel, &inputs, reads));
+            let inputs_kept =
+                saved::is_measured().then(|| count(&inputs, &reads, &kernel.weights()));
             let (output, saved) = forward(&kernel, inputs, needs);
             let counted = inputs_kept.and_then(|inputs| saved::record(inputs, &saved));
             prep.finish(FusedState { kernel, kept, dtypes, saved, counted }, output)
@@ -238,14 +258,10 @@ fn record<K: Kernel<N>, C: CheckpointStrategy, const N: usize>(
 }
 
 /// Lists the inputs that backward reads and that are no weights.
-fn count<K: Kernel<N>, const N: usize>(
-    kernel: &K,
-    inputs: &[FlexTensor; N],
-    reads: [bool; N],
-) -> Kept {
+fn count(inputs: &[FlexTensor], reads: &[bool], weights: &[bool]) -> Kept {
     let mut kept = Kept::default();
-    for (input, (read, weight)) in inputs.iter().zip(reads.into_iter().zip(kernel.weights())) {
-        if read && !weight {
+    for (input, (read, weight)) in inputs.iter().zip(reads.iter().zip(weights)) {
+        if *read && !weight {
             input.list(&mut kept);
         }
     }
