@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Callback, CallbackResult, Interruption, Requests, RunView, SetupReport, Terminal};
-use crate::metrics::{Spread, StepInfo, Utilization, format};
+use crate::metrics::{Spread, StepInfo, Utilization, format, peak_memory_bytes};
 
 /// Times steps after a warm-up and prints medians at the end of the run.
 ///
@@ -17,6 +17,7 @@ pub struct Benchmark {
     peak_flops: Option<f64>,
     utilization: Option<Utilization>,
     is_json: bool,
+    has_memory: bool,
 }
 
 /// What a benchmark found.
@@ -36,6 +37,8 @@ pub struct BenchmarkReport {
     pub communication_share: f64,
     /// Model FLOPs utilization at the median step, in percent of one rank's device.
     pub mfu_percent: Option<f64>,
+    /// Most memory that the process of this rank has had resident.
+    pub peak_memory_bytes: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -52,13 +55,27 @@ impl Benchmark {
     /// Returns a benchmark that leaves out the first `warmup_steps` steps of this start.
     pub fn new(terminal: Terminal, warmup_steps: u64) -> Self {
         let series = Series { warmup_steps, ..Series::default() };
-        Self { terminal, series, peak_flops: None, utilization: None, is_json: false }
+        Self {
+            terminal,
+            series,
+            peak_flops: None,
+            utilization: None,
+            is_json: false,
+            has_memory: false,
+        }
     }
 
     /// Prints the report as one line of JSON instead of a table.
     #[must_use]
     pub fn with_json(mut self, is_json: bool) -> Self {
         self.is_json = is_json;
+        self
+    }
+
+    /// Reports the peak of the process's memory, where the system tells.
+    #[must_use]
+    pub fn with_memory(mut self, has_memory: bool) -> Self {
+        self.has_memory = has_memory;
         self
     }
 
@@ -82,6 +99,7 @@ impl Benchmark {
             data_wait_share: series.data_seconds / measured,
             communication_share: series.communication_seconds / measured,
             mfu_percent: self.utilization.map(|known| known.percent(step_seconds.median)),
+            peak_memory_bytes: self.has_memory.then(peak_memory_bytes).flatten(),
         })
     }
 
@@ -159,6 +177,8 @@ impl fmt::Display for BenchmarkReport {
             let share = format::percent(self.communication_share);
             write!(f, "\ncollectives {share} of step time")?;
         }
-        self.mfu_percent.map_or(Ok(()), |mfu| write!(f, "\nmfu         {mfu:.1}%"))
+        self.mfu_percent.map_or(Ok(()), |mfu| write!(f, "\nmfu         {mfu:.1}%"))?;
+        let memory = self.peak_memory_bytes.map(format::bytes);
+        memory.map_or(Ok(()), |peak| write!(f, "\npeak memory {peak}"))
     }
 }

@@ -42,6 +42,7 @@ pub(super) fn run(
         let mut set = CallbackSet::new(rank);
         let benchmark = Benchmark::new(terminal.clone(), args.warmup)
             .with_peak_flops(plan.metrics.peak_flops)
+            .with_memory(true)
             .with_json(args.json);
         set.push(Box::new(benchmark)).expect("the only callback has a name of its own");
         set

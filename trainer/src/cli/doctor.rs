@@ -114,11 +114,15 @@ fn cpu() -> Finding {
 
 fn kernel() -> Finding {
     let report = kernels::implementation();
+    let possible: Vec<_> = kernels::implementations().iter().map(ToString::to_string).collect();
     ok(
         "kernels",
         format!(
-            "{} for f32 on the CPU, {} threads; {} otherwise",
-            report.cpu_f32, report.threads, report.other
+            "{} for f32 on the CPU (of {}), {} threads; {} otherwise",
+            report.cpu_f32,
+            possible.join(", "),
+            report.threads,
+            report.other
         ),
     )
 }

@@ -9,8 +9,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::train::RunArgs;
 use super::{
-    Exit, Failure, bench_comm, benchmark, config, data, doctor, launch, plan, profile, selftest,
-    summarize, topo, train,
+    Exit, Failure, bench_comm, bench_kernels, benchmark, config, data, doctor, launch, plan,
+    profile, selftest, summarize, topo, train,
 };
 use crate::comm::{Ranks, Reduction, joined};
 use crate::recipe::Recipe;
@@ -48,6 +48,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Measures the bandwidth of collectives
     BenchComm(bench_comm::BenchCommArgs),
+    /// Times every fused operation at the shapes of a Llama
+    BenchKernels(bench_kernels::BenchKernelsArgs),
     /// Times the steps of a configuration
     Benchmark(benchmark::BenchmarkArgs),
     /// Writes what every rank does in a few steps as a trace for Perfetto
@@ -137,6 +139,15 @@ fn dispatch(
             let ranks = train::world(args.world_size, args.reduction)?;
             let run = |out: &mut dyn Write| bench_comm::run(args, &ranks, out);
             ended(shown(&ranks, out, run), Exit::Environment)
+        }
+        Some(Command::BenchKernels(args)) => {
+            let exit = |error: &bench_kernels::BenchKernelsError| match error {
+                bench_kernels::BenchKernelsError::Arguments(_) => Exit::Usage,
+                _ => Exit::Environment,
+            };
+            bench_kernels::run(args, out)
+                .map_err(|error| Failure::new(&error, exit(&error)))
+                .map(|()| Exit::Ok)
         }
         Some(Command::Benchmark(args)) => {
             benchmark::run(args, run, recipes, out).map(|()| Exit::Ok)

@@ -12,6 +12,7 @@
 //! | 130 | interrupted, ended cleanly |
 
 pub mod bench_comm;
+pub mod bench_kernels;
 mod benchmark;
 pub mod config;
 pub mod data;
