@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The debug Llama of configs/llama3_debug.toml in PyTorch, timed: what `cargo xtask bench` holds the trainer against.
+"""A debug Llama in PyTorch, timed: what `cargo xtask bench` holds the trainer against.
 
 Per step: fresh tokens, forward, cross-entropy, backward, clipping by the global norm, AdamW. Weights and compute in f32 on the CPU.
-Prints one line of JSON with the median step. Needs only torch.
+Prints one line of JSON with the median step, or with --kernels the median of each operation. Needs only torch.
 """
 
 import argparse
@@ -21,13 +21,17 @@ parser.add_argument("--warmup", type=int, default=3)
 parser.add_argument("--sequence", type=int, default=256)
 parser.add_argument("--batch", type=int, default=8)
 parser.add_argument("--threads", type=int, default=0)
+parser.add_argument("--kv-heads", type=int, default=8)
+parser.add_argument("--vocabulary", type=int, default=2048)
+parser.add_argument("--kernels", action="store_true")
 parser.add_argument("--compile", action="store_true")
 options = parser.parse_args()
 if options.threads:
     torch.set_num_threads(options.threads)
 torch.manual_seed(42)
 
-DIM, LAYERS, HEADS, KV_HEADS, FFN, VOCAB = 256, 6, 8, 4, 768, 512
+DIM, LAYERS, HEADS, FFN = 256, 6, 8, 768
+KV_HEADS, VOCAB = options.kv_heads, options.vocabulary
 HEAD_DIM = DIM // HEADS
 
 
@@ -48,7 +52,7 @@ class Block(nn.Module):
         h = self.attention_norm(x)
         q, k, v = (self.heads(w(h)) for w in (self.wq, self.wk, self.wv))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=HEADS != KV_HEADS)
         x = x + self.wo(out.transpose(1, 2).flatten(2))
         h = self.ffn_norm(x)
         return x + self.w2(F.silu(self.w1(h)) * self.w3(h))
@@ -81,6 +85,76 @@ class Llama(nn.Module):
             x = layer(x, self.cos, self.sin)
         return self.output(self.norm(x))
 
+
+def tensor(*shape):
+    return torch.randn(shape, requires_grad=True)
+
+
+def head(x, weight, labels):
+    return F.cross_entropy(x @ weight, labels, reduction="sum")
+
+
+def kernels():
+    """Every operation as (name, function, inputs); backward gives gradients to the float inputs."""
+    b, s, t = options.batch, options.sequence, options.batch * options.sequence
+    hidden, wide, norm = lambda: tensor(t, DIM), lambda: tensor(t, FFN), tensor(DIM)
+    heads, kv = lambda: tensor(b, s, HEADS, DIM // HEADS), lambda: tensor(b, s, KV_HEADS, DIM // HEADS)
+    ids = torch.randint(0, VOCAB, (t,))
+    angles = torch.outer(torch.arange(s), 500000.0 ** (-torch.arange(0, DIM // HEADS, 2) / (DIM // HEADS)))
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    rms = lambda x, w: F.rms_norm(x, (DIM,), w, 1e-5)
+    attend = lambda q, k, v: F.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, enable_gqa=HEADS != KV_HEADS).transpose(1, 2)
+    products = lambda x, *weights: tuple(x @ w for w in weights)
+    kv_width = KV_HEADS * DIM // HEADS
+    yield "embedding", lambda w: F.embedding(ids, w), [tensor(VOCAB, DIM)]
+    yield "rms_norm", rms, [hidden(), norm]
+    yield "add_rms_norm", lambda x, d, w: (x + d, rms(x + d, w)), [hidden(), hidden(), norm]
+    yield "project q, k, v", products, [hidden(), tensor(DIM, DIM), tensor(DIM, kv_width), tensor(DIM, kv_width)]
+    yield "rope", lambda x: rotate(x, cos, sin), [heads()]
+    yield "attention", attend, [heads(), kv(), kv()]
+    yield "linear o", products, [hidden(), tensor(DIM, DIM)]
+    yield "project gate, up", products, [hidden(), tensor(DIM, FFN), tensor(DIM, FFN)]
+    yield "swiglu", lambda g, u: F.silu(g) * u, [wide(), wide()]
+    yield "linear down", products, [wide(), tensor(FFN, DIM)]
+    yield "linear_cross_entropy", lambda x, w: head(x, w, ids), [hidden(), tensor(DIM, VOCAB)]
+
+
+def seconds(function):
+    """The median of some runs."""
+    found = []
+    for _ in range(3 + 10):
+        begin = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - begin)
+    return statistics.median(found[3:])
+
+
+def measure(function, inputs):
+    outputs = function(*inputs)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    gradients = [torch.ones_like(y) for y in outputs]
+    backward = lambda: torch.autograd.grad(outputs, inputs, gradients, retain_graph=True)
+    return seconds(lambda: function(*inputs)), seconds(backward)
+
+
+def optimizer():
+    """Norm and update of all parameters."""
+    parameters = list(Llama().parameters())
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    adamw = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1, fused=True)
+    yield "sum_of_squares", seconds(lambda: torch.nn.utils.get_total_norm([p.grad for p in parameters]))
+    yield "adamw_step", seconds(adamw.step)
+
+
+if options.kernels:
+    rows = [(name, *measure(function, inputs)) for name, function, inputs in kernels()]
+    rows += [(name, forward, 0.0) for name, forward in optimizer()]
+    print(json.dumps({"kernels": [
+        {"name": name, "forward_seconds": forward, "backward_seconds": backward} for name, forward, backward in rows
+    ]}))
+    raise SystemExit
 
 model = Llama()
 run = torch.compile(model) if options.compile else model

@@ -9,7 +9,7 @@ use std::time::Instant;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dream_models::llama3::{Flavor, Llama3Config, TokenLayout};
 use dream_trainer::kernels::{self, AdamHyper};
-use dream_trainer::metrics::Spread;
+use dream_trainer::metrics::{Spread, peak_memory_bytes};
 use dream_trainer::nn::{self, Scope};
 use dream_trainer::optim::clip_scale;
 
@@ -78,7 +78,10 @@ fn main() {
     }
     let spread = Spread::of(&seconds).expect("at least one step was timed");
     let tokens_per_second = (BATCH * SEQUENCE) as f64 / spread.median;
-    println!("{{\"step_seconds\":{},\"tokens_per_second\":{tokens_per_second}}}", spread.median);
+    let (seconds, peak) = (spread.median, peak_memory_bytes().unwrap_or(0));
+    println!(
+        "{{\"step_seconds\":{seconds},\"tokens_per_second\":{tokens_per_second},\"peak_memory_bytes\":{peak}}}"
+    );
 }
 
 fn batch(step: usize, vocab: usize, device: &Device) -> (Tensor<2, Int>, Tensor<2, Int>) {

@@ -16,8 +16,11 @@ enum Task {
     Check,
     /// Lints and tests of the feature `mpi`, under `mpirun`
     Mpi,
-    /// Step times beside a bare loop and beside `PyTorch`
-    Bench(bench::BenchArgs),
+    /// Benchmarks beside other programs: whole steps, operations, several ranks; all if none is named
+    Bench {
+        #[command(subcommand)]
+        bench: Option<bench::Bench>,
+    },
     /// Writes generated documentation
     Docs,
 }
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Check => check::run(),
         Task::Mpi => check::run_mpi(),
-        Task::Bench(args) => bench::run_bench(&args),
+        Task::Bench { bench } => bench::run_bench(bench),
         Task::Docs => docs::run(),
     };
     match result {

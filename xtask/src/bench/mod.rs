@@ -1,82 +1,59 @@
-//! Step times of the trainer, of a bare Burn loop and of `PyTorch`, interleaved in one run.
+//! Benchmarks beside other programs, interleaved in one run: `cargo xtask bench [steps|kernels|ranks]`.
 
-mod parallel;
+mod kernels;
+mod ranks;
+mod steps;
 
-use std::fmt::Write as _;
-
-use clap::Args;
+use clap::{Args, Command, Subcommand};
+use serde_json::Value;
 
 use crate::command::{capture, run};
 
-/// How long to measure.
-#[derive(Debug, Args)]
-pub(crate) struct BenchArgs {
-    /// Steps timed in each round
-    #[arg(long, default_value_t = 20)]
-    steps: usize,
-    /// Rounds; in each, every contestant runs once
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// Whole steps and peak memory, beside a bare loop and beside `PyTorch`
+    Steps(steps::StepsArgs),
+    /// Every fused operation, forward and backward, beside `PyTorch`
+    Kernels(kernels::KernelsArgs),
+    /// Two ranks as threads: copies, shards and split matrices on one global batch
+    Ranks(ranks::RanksArgs),
 }
 
-struct Contestant {
-    name: &'static str,
-    program: &'static str,
-    arguments: Vec<String>,
-    tokens_per_second: Vec<f64>,
-}
-
-/// Builds, measures and prints medians and ratios to the trainer.
+/// Builds, measures and prints a table; all of them, with their defaults, if none is named.
 #[expect(clippy::print_stdout, reason = "the result of a benchmark")]
-pub(crate) fn run_bench(args: &BenchArgs) -> Result<(), String> {
+pub(crate) fn run_bench(bench: Option<Bench>) -> Result<(), String> {
     // One command for both, so that their dependencies are built once, with the same features.
     run("cargo", &["build", "--release", "--bins", "--examples"])?;
-    let mut contestants = contestants(args.steps);
-    for _ in 0..args.rounds {
-        for contestant in &mut contestants {
-            let arguments: Vec<&str> = contestant.arguments.iter().map(String::as_str).collect();
-            let output = capture(contestant.program, &arguments)?;
-            contestant.tokens_per_second.push(tokens_per_second(&output)?);
-        }
+    let all =
+        || [Bench::Steps(defaults()), Bench::Kernels(defaults()), Bench::Ranks(defaults())].into();
+    for bench in bench.map_or_else(all, |bench| vec![bench]) {
+        let table = match &bench {
+            Bench::Steps(args) => steps::table(args),
+            Bench::Kernels(args) => kernels::table(args),
+            Bench::Ranks(args) => ranks::table(args),
+        }?;
+        println!("{table}");
     }
-    let reference = median(&contestants[0].tokens_per_second);
-    let mut table =
-        String::from("| what | tokens/s, median | trainer / this |\n| --- | --- | --- |\n");
-    for contestant in &contestants {
-        let found = median(&contestant.tokens_per_second);
-        // Writing to a string does not fail.
-        let _ = writeln!(table, "| {} | {found:.0} | {:.3} |", contestant.name, reference / found);
-    }
-    println!("{table}");
-    println!("{}", parallel::table(args.steps, args.rounds)?);
     Ok(())
 }
 
-fn contestants(steps: usize) -> Vec<Contestant> {
-    let contestant = |name, program, arguments: &[&str]| Contestant {
-        name,
-        program,
-        arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-        tokens_per_second: Vec::new(),
-    };
-    let steps = steps.to_string();
-    let trainer =
-        ["benchmark", "--config", "configs/llama3_debug.toml", "--json", "--steps", &steps];
-    let mut all = vec![
-        contestant("dream-train", "target/release/dream-train", &trainer),
-        contestant("bare Burn loop, same kernels", "target/release/examples/bare_loop", &[&steps]),
-    ];
-    if capture("python3", &["-c", "import torch"]).is_ok() {
-        let peer = ["benches/peer/torch_llama.py", "--steps", &steps];
-        all.push(contestant("PyTorch eager", "python3", &peer));
-        let compiled = ["benches/peer/torch_llama.py", "--steps", &steps, "--compile"];
-        all.push(contestant("PyTorch compiled", "python3", &compiled));
-    }
-    all
+/// Returns what a command takes where nothing is given.
+fn defaults<A: Args>() -> A {
+    let matches = A::augment_args(Command::new("defaults")).get_matches_from(["defaults"]);
+    A::from_arg_matches(&matches).expect("every argument has a default")
 }
 
-/// Reads the last line of JSON that a contestant printed.
-fn report(output: &str) -> Result<serde_json::Value, String> {
+/// Runs a program on the first `threads` cores and returns the last line of JSON that it printed.
+fn measure(threads: usize, program: &str, arguments: &[String]) -> Result<Value, String> {
+    let cores = format!("0-{}", threads.saturating_sub(1));
+    let mut line = vec!["--cpu-list", &cores, program];
+    line.extend(arguments.iter().map(String::as_str));
+    report(&capture("taskset", &line)?)
+}
+
+/// Reads the last line of JSON that a program printed.
+fn report(output: &str) -> Result<Value, String> {
     let line = output
         .lines()
         .rev()
@@ -85,12 +62,15 @@ fn report(output: &str) -> Result<serde_json::Value, String> {
     serde_json::from_str(line).map_err(|error| format!("a contestant printed bad JSON: {error}"))
 }
 
-/// Reads the figure, a number or a spread with a median.
-fn tokens_per_second(output: &str) -> Result<f64, String> {
-    let value = report(output)?;
-    let figure = &value["tokens_per_second"];
+/// Reads a figure, a number or a spread with a median.
+fn figure(report: &Value, key: &str) -> Result<f64, String> {
+    let figure = &report[key];
     let number = figure.as_f64().or_else(|| figure["median"].as_f64());
-    number.ok_or_else(|| "a contestant printed no `tokens_per_second`".into())
+    number.ok_or_else(|| format!("a contestant printed no `{key}`"))
+}
+
+fn has_torch() -> bool {
+    capture("python3", &["-c", "import torch"]).is_ok()
 }
 
 fn median(values: &[f64]) -> f64 {
