@@ -320,7 +320,7 @@ fn a_build_without_mpi_says_what_to_build() {
         let output = command.output().unwrap();
         let shown = text(&output);
         assert_eq!(output.status.code(), Some(3), "{shown}");
-        for part in ["--features mpi", "--features cuda", "4 processes"] {
+        for part in ["--features mpi", "4 processes"] {
             assert!(shown.contains(part), "{part} in {shown}");
         }
     }

@@ -1,8 +1,11 @@
-//! Checks, benchmarks and generated documentation of dream-train: `cargo xtask check|mpi|bench|docs`.
+//! Checks, benchmarks and generated documentation of dream-train:
+//! `cargo xtask check|mpi|bench|cube|cuda-check|cuda-offline|docs`.
 
 mod bench;
 mod check;
 mod command;
+mod cube;
+mod cuda;
 mod docs;
 
 use std::process::ExitCode;
@@ -16,6 +19,12 @@ enum Task {
     Check,
     /// Lints and tests of the feature `mpi`, under `mpirun`
     Mpi,
+    /// The tests of GPU devices, on a software Vulkan device
+    Cube,
+    /// Type-checks the CUDA feature without LLVM
+    CudaCheck,
+    /// Builds the program with CUDA, without LLVM
+    CudaOffline,
     /// Benchmarks beside other programs: whole steps, operations, several ranks; all if none is named
     Bench {
         #[command(subcommand)]
@@ -30,6 +39,9 @@ fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Check => check::run(),
         Task::Mpi => check::run_mpi(),
+        Task::Cube => cube::run(),
+        Task::CudaCheck => cuda::check(),
+        Task::CudaOffline => cuda::offline(),
         Task::Bench { bench } => bench::run_bench(bench),
         Task::Docs => docs::run(),
     };

@@ -5,6 +5,8 @@ mod communication;
 mod harness;
 mod parity;
 mod perceptron;
+#[path = "../../../trainer/tests/tensor_parallel/place.rs"]
+mod place;
 mod plans;
 mod subject;
 #[path = "../../../tests/support/tolerance.rs"]

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::train::{RunArgs, load};
-use super::{Exit, Failure};
+use super::{Exit, Failure, gpu};
 use crate::comm::{join, process_engine};
 use crate::kernels;
 use crate::recipe::Recipe;
@@ -23,19 +23,19 @@ pub(crate) struct DoctorArgs {
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Level {
+pub(super) enum Level {
     Ok,
     Warn,
     Error,
 }
 
 #[derive(Debug, Serialize)]
-struct Finding {
-    check: &'static str,
-    level: Level,
-    found: String,
+pub(super) struct Finding {
+    pub(super) check: &'static str,
+    pub(super) level: Level,
+    pub(super) found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
+    pub(super) remedy: Option<String>,
 }
 
 /// Runs every check; an error among them fails the command.
@@ -54,6 +54,7 @@ pub(super) fn run(
         launcher(),
         output(Path::new("outputs")),
     ];
+    findings.extend(gpu::findings());
     findings.extend(configuration(run, recipes));
     let text = if args.json {
         serde_json::to_string_pretty(&findings)
@@ -86,7 +87,7 @@ fn line(finding: &Finding) -> String {
     format!("{level}  {:<12}  {}{remedy}\n", finding.check, finding.found)
 }
 
-fn ok(check: &'static str, found: impl Into<String>) -> Finding {
+pub(super) fn ok(check: &'static str, found: impl Into<String>) -> Finding {
     Finding { check, level: Level::Ok, found: found.into(), remedy: None }
 }
 

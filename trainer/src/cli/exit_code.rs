@@ -52,7 +52,9 @@ impl Exit {
                 hook: "open data" | "read data" | "read validation data" | "restore data",
                 ..
             } => Self::Data,
-            TrainError::Comm(_) | TrainError::Output { .. } => Self::Environment,
+            TrainError::Comm(_) | TrainError::Output { .. } | TrainError::NoGpu { .. } => {
+                Self::Environment
+            }
             TrainError::MissingCapability { .. }
             | TrainError::TwoOptimizers { .. }
             | TrainError::UnknownOptimizer { .. }

@@ -19,6 +19,7 @@ pub mod data;
 mod doctor;
 mod exit_code;
 mod failure;
+mod gpu;
 mod launch;
 mod logging;
 mod main;

@@ -199,8 +199,20 @@ pub struct Call {
     pub collective: Collective,
     /// Shape and element type of the input; absent on members that give none.
     pub input: Option<(Vec<usize>, DType)>,
+    /// Where the input lies and the result is wanted.
+    pub memory: Memory,
     /// The line that made the call.
     pub site: &'static Location<'static>,
+}
+
+/// Names the memory in which the tensors of a call lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Memory {
+    /// That of the host.
+    #[default]
+    Host,
+    /// That of a device.
+    Device,
 }
 
 impl Call {
@@ -210,8 +222,21 @@ impl Call {
         input: Option<&TensorData>,
         site: &'static Location<'static>,
     ) -> Self {
-        let input = input.map(|data| (data.shape().to_vec(), data.dtype()));
-        Self { collective, input, site }
+        Self::of(collective, input.map(|data| (data.shape().to_vec(), data.dtype())), site)
+    }
+
+    /// Describes a call with an input of the given shape and element type.
+    pub(crate) fn of(
+        collective: Collective,
+        input: Option<(Vec<usize>, DType)>,
+        site: &'static Location<'static>,
+    ) -> Self {
+        Self { collective, input, memory: Memory::Host, site }
+    }
+
+    /// Describes the same call of device tensors.
+    pub(crate) fn on_device(self) -> Self {
+        Self { memory: Memory::Device, ..self }
     }
 
     /// Returns true if two members may take part in one operation with these calls.
@@ -220,12 +245,17 @@ impl Call {
             (Some(ours), Some(theirs)) => ours == theirs,
             _ => true,
         };
-        self.collective == other.collective && same_input
+        self.collective == other.collective && same_input && self.memory == other.memory
     }
 
     /// Returns the number of elements of the input.
     pub fn num_elements(&self) -> usize {
         self.input.as_ref().map_or(0, |(shape, _)| shape.iter().product())
+    }
+
+    /// Returns the number of bytes of the input.
+    pub fn num_bytes(&self) -> usize {
+        self.input.as_ref().map_or(0, |(_, dtype)| self.num_elements() * dtype.size())
     }
 
     /// Checks everything that can be said without asking another rank.
@@ -270,6 +300,9 @@ impl fmt::Display for Call {
         write!(f, "{}", self.collective)?;
         if let Some((shape, dtype)) = &self.input {
             write!(f, " of {}{shape:?}", dtype.name())?;
+        }
+        if self.memory == Memory::Device {
+            f.write_str(" on a device")?;
         }
         write!(f, " at {}:{}", self.site.file(), self.site.line())
     }

@@ -3,62 +3,14 @@
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::Instant;
 
 use burn::tensor::TensorData;
 
-use super::work::Outcome;
+use super::work::{InFlight, Outcome};
 use super::{
-    Call, Collective, CommCounters, CommError, Pending, ReduceOp, Transport, Work, nominal_bytes,
+    Call, Collective, CommCounters, CommError, GroupIdentity, Pending, ReduceOp, Transport, Work,
+    nominal_bytes,
 };
-
-/// Names a group, its members, and the place of this rank among them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GroupIdentity {
-    /// Name in messages and reports, such as `dp_shard`.
-    pub name: String,
-    /// Global ranks of the members, in the order of their index.
-    pub members: Vec<usize>,
-    /// How messages call each member, with its coordinate where the group has a mesh.
-    pub labels: Arc<[String]>,
-    /// Index of this rank in `members`.
-    pub index: usize,
-}
-
-impl GroupIdentity {
-    /// Describes the group `name` over `members` as `rank` of a world of `world_size` sees it.
-    ///
-    /// # Errors
-    ///
-    /// [`CommError::Group`] if `rank` is not a member, or a member is named twice or is not a rank
-    /// of this world.
-    pub fn new(
-        world_size: usize,
-        rank: usize,
-        name: &str,
-        members: &[usize],
-        labels: Arc<[String]>,
-    ) -> Result<Self, CommError> {
-        let problem = |problem: String| CommError::Group { group: name.to_owned(), problem };
-        let index = members.iter().position(|member| *member == rank);
-        let index = index.ok_or_else(|| {
-            problem(format!("rank {rank} asks for it but its members are {members:?}"))
-        })?;
-        for (place, member) in members.iter().enumerate() {
-            if *member >= world_size {
-                return Err(problem(format!("rank {member} is not in a world of {world_size}")));
-            }
-            if members[..place].contains(member) {
-                return Err(problem(format!("rank {member} stands twice in {members:?}")));
-            }
-        }
-        if labels.len() != members.len() {
-            let (labels, members) = (labels.len(), members.len());
-            return Err(problem(format!("{labels} labels are given for {members} members")));
-        }
-        Ok(Self { name: name.to_owned(), members: members.to_vec(), labels, index })
-    }
-}
 
 /// Connects one rank with the other members of a group.
 ///
@@ -299,9 +251,9 @@ impl ProcessGroup {
         let site = Location::caller();
         self.check_member(from, "recv", site)?;
         let inner = self.transport.post_receive(from, tag, site)?;
-        let inner = Box::new(Counted { inner, counters: Arc::clone(&self.counters) });
         let counted = CountedReceive { inner, counters: Arc::clone(&self.counters) };
-        let in_flight = tracing::trace_span!("in_flight", op = "recv", group = self.name(), from);
+        let span = tracing::trace_span!("in_flight", op = "recv", group = self.name(), from);
+        let in_flight = InFlight::new(span, Arc::clone(&self.counters));
         Ok(Work::pending(Box::new(counted), in_flight))
     }
 
@@ -314,26 +266,41 @@ impl ProcessGroup {
         Ok(())
     }
 
-    fn issue<T: Outcome>(
+    pub(super) fn issue<T: Outcome>(
         &self,
         collective: Collective,
         input: Option<TensorData>,
         site: &'static Location<'static>,
     ) -> Result<Work<T>, CommError> {
-        let call = Call::new(collective, input.as_ref(), site);
-        if let Err(problem) = call.validate(self.rank(), self.size()) {
-            return Err(self.reject(call.to_string(), problem));
-        }
-        let bytes = input.as_ref().map_or(0, |data| data.bytes().len());
-        self.counters.record(collective.index(), nominal_bytes(&collective, bytes, self.size()));
+        let call = self.admit(Call::new(collective, input.as_ref(), site))?;
         if self.size() == 1 {
             return Ok(Work::done(input));
         }
-        let inner = self.transport.issue(call, input)?;
-        let counted = Counted { inner, counters: Arc::clone(&self.counters) };
-        let (op, group) = (collective.name(), self.name());
-        let in_flight = tracing::trace_span!("in_flight", op, group, bytes);
-        Ok(Work::pending(Box::new(counted), in_flight))
+        let in_flight = self.in_flight(&call);
+        Ok(Work::pending(self.transport.issue(call, input)?, in_flight))
+    }
+
+    /// Checks a call alone and counts it.
+    pub(super) fn admit(&self, call: Call) -> Result<Call, CommError> {
+        if let Err(problem) = call.validate(self.rank(), self.size()) {
+            return Err(self.reject(call.to_string(), problem));
+        }
+        let collective = &call.collective;
+        let bytes = nominal_bytes(collective, call.num_bytes(), self.size());
+        self.counters.record(collective.index(), bytes);
+        Ok(call)
+    }
+
+    /// Starts the span and the clock of an admitted call.
+    pub(super) fn in_flight(&self, call: &Call) -> InFlight {
+        let (op, group) = (call.collective.name(), self.name());
+        let bytes = nominal_bytes(&call.collective, call.num_bytes(), self.size());
+        let span = tracing::trace_span!("in_flight", op, group, bytes);
+        InFlight::new(span, Arc::clone(&self.counters))
+    }
+
+    pub(super) fn transport(&self) -> &dyn Transport {
+        &*self.transport
     }
 
     fn check_member(
@@ -370,22 +337,6 @@ impl fmt::Debug for ProcessGroup {
             .field("members", &self.identity.members)
             .field("rank", &self.identity.index)
             .finish_non_exhaustive()
-    }
-}
-
-/// Counts the time until a result is there.
-#[derive(Debug)]
-struct Counted {
-    inner: Box<dyn Pending>,
-    counters: Arc<CommCounters>,
-}
-
-impl Pending for Counted {
-    fn wait(self: Box<Self>) -> Result<Option<TensorData>, CommError> {
-        let begin = Instant::now();
-        let result = self.inner.wait();
-        self.counters.record_wait(begin.elapsed());
-        result
     }
 }
 

@@ -14,7 +14,9 @@
 //!
 //! Messages are [`TensorData`](burn::tensor::TensorData): host bytes, shape and element type.
 //! Collectives take and return them by value and reuse the buffers, so a tensor that is the only
-//! owner of its memory travels without a copy.
+//! owner of its memory travels without a copy. Tensors of a device stay there where the backend can
+//! move them ([`DeviceTransport`]): ranks that are threads hand each other handles and compute on
+//! the device.
 //!
 //! Every call of a group has a sequence number. Members compare operation, shape, element type,
 //! reduction and root of each number; a difference, a rank that failed, left or is late, is an
@@ -24,6 +26,8 @@ mod bandwidth;
 mod call;
 mod checks;
 mod counters;
+#[cfg(feature = "cube")]
+mod cube;
 pub mod differentiable;
 #[cfg(feature = "mpi")]
 #[path = "mpi/mod.rs"]
@@ -31,28 +35,36 @@ mod engine;
 #[cfg(not(feature = "mpi"))]
 #[path = "no_engine.rs"]
 mod engine;
+mod erased;
 mod error;
 mod fabric;
 mod group;
+mod identity;
 mod launch;
 mod local;
 mod mesh_comm;
 mod problem;
 mod process;
+mod tensor_work;
 mod transport;
 mod work;
 
 pub use bandwidth::{algorithm_bandwidth, bus_factor, nominal_bytes};
-pub use call::{Call, Collective, ReduceOp};
+pub use call::{Call, Collective, Memory, ReduceOp};
 pub use checks::{CHECKS, Check, CheckError, handshake};
 pub use counters::{CommCounters, OpCount};
+pub(crate) use erased::Bridge;
+pub use erased::Erased;
 pub use error::{CommError, Side};
 pub use fabric::{Fabric, GroupFamily};
-pub use group::{GroupIdentity, ProcessGroup};
+pub use group::ProcessGroup;
+pub use identity::GroupIdentity;
 pub use launch::{RankContext, RankFailure, RankFault, Ranks, launch, launch_threads};
 pub use local::ThreadFabric;
 pub use mesh_comm::MeshComm;
 pub use problem::CallProblem;
 pub use process::{JoinError, ProcessWorld, Reduction, join, joined, process_engine};
+pub(crate) use tensor_work::TensorWork;
+pub use tensor_work::{DeviceTransport, PendingTensor};
 pub use transport::{CommTimeouts, Pending, Transport};
 pub use work::Work;

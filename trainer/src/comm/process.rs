@@ -65,7 +65,7 @@ pub trait ProcessWorld: fmt::Debug + Send + Sync {
 pub enum JoinError {
     /// The build has no engine for ranks in several processes.
     #[error(
-        "{launcher} started {world_size} processes, but this build cannot join them: CPU ranks in several processes need a build with `--features mpi`, GPU ranks one with `--features cuda`; or start one process and set `device_parameters.world_size` for ranks that are threads"
+        "{launcher} started {world_size} processes, but this build cannot join them: ranks in several processes need a build with `--features mpi`; or start one process and set `device_parameters.world_size` for ranks that are threads"
     )]
     NotBuilt {
         /// The launcher.

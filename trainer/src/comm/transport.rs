@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use burn::tensor::TensorData;
 
-use super::{Call, CommError};
+use super::{Call, CommError, DeviceTransport};
 
 /// Bounds how long a rank waits for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +67,12 @@ pub trait Transport: fmt::Debug + Send + Sync {
 
     /// Makes every pending and later call of every member fail with `error`.
     fn abort(&self, error: CommError);
+
+    /// Returns what moves device tensors without the host, if the backend can. Without it they
+    /// travel as host data.
+    fn device(&self) -> Option<&dyn DeviceTransport> {
+        None
+    }
 }
 
 /// Stands for an operation under way. Dropping it gives up the result but not the part of this rank

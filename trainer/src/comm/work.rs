@@ -1,11 +1,13 @@
 //! [`Work`]: a collective under way.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Instant;
 
 use burn::tensor::TensorData;
 use tracing::Span;
 
-use super::{CommError, Pending};
+use super::{CommCounters, CommError, Pending};
 
 /// Stands for a collective that was issued and whose result is still to come.
 ///
@@ -22,16 +24,38 @@ pub struct Work<T = TensorData> {
 #[derive(Debug)]
 enum State {
     Done(Option<TensorData>),
-    /// Under way; the span lasts from the issue to the end of the wait.
-    Pending(Box<dyn Pending>, Span),
+    Pending(Box<dyn Pending>, InFlight),
+}
+
+/// Watches an operation under way, whatever memory its tensors lie in.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    /// Lasts from the issue to the end of the wait.
+    span: Span,
+    counters: Arc<CommCounters>,
+}
+
+impl InFlight {
+    pub(super) fn new(span: Span, counters: Arc<CommCounters>) -> Self {
+        Self { span, counters }
+    }
+
+    /// Traces and counts the time until a result is there.
+    pub(super) fn watch<T>(self, wait: impl FnOnce() -> T) -> T {
+        let _waits = tracing::trace_span!(parent: &self.span, "wait").entered();
+        let begin = Instant::now();
+        let result = wait();
+        self.counters.record_wait(begin.elapsed());
+        result
+    }
 }
 
 impl<T: Outcome> Work<T> {
-    pub(crate) fn done(result: Option<TensorData>) -> Self {
+    pub(super) fn done(result: Option<TensorData>) -> Self {
         Self { state: State::Done(result), result: PhantomData }
     }
 
-    pub(crate) fn pending(pending: Box<dyn Pending>, in_flight: Span) -> Self {
+    pub(super) fn pending(pending: Box<dyn Pending>, in_flight: InFlight) -> Self {
         Self { state: State::Pending(pending, in_flight), result: PhantomData }
     }
 
@@ -43,10 +67,7 @@ impl<T: Outcome> Work<T> {
     pub fn wait(self) -> Result<T, CommError> {
         let result = match self.state {
             State::Done(result) => result,
-            State::Pending(pending, in_flight) => {
-                let wait = tracing::trace_span!(parent: &in_flight, "wait");
-                wait.in_scope(|| pending.wait())?
-            }
+            State::Pending(pending, in_flight) => in_flight.watch(|| pending.wait())?,
         };
         Ok(T::from_result(result))
     }

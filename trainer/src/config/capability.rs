@@ -43,7 +43,9 @@ pub struct Capabilities {
     /// Units that compute in `bf16` or `f16`; setup trait `ApplyFullyShard`, of which a group of one
     /// rank takes the casts alone.
     pub half_precision: Availability,
-    /// GPUs.
+    /// GPUs through WebGPU.
+    pub wgpu: Availability,
+    /// NVIDIA GPUs.
     pub cuda: Availability,
     /// State in host memory.
     pub cpu_offload: Availability,
@@ -65,6 +67,7 @@ impl Capabilities {
             pipeline_parallel: yes,
             activation_checkpointing: yes,
             half_precision: yes,
+            wgpu: yes,
             cuda: yes,
             cpu_offload: yes,
             compile: yes,
@@ -142,6 +145,7 @@ fn switch_needs(resolved: &ResolvedConfig, supported: &Capabilities) -> Vec<Need
     let recomputes = device.activation_checkpointing != ActivationCheckpointing::None;
     let checkpointing = "ApplyActivationCheckpointing";
     let rows = [
+        (device.kind == DeviceKind::Wgpu, "device", "", supported.wgpu),
         (device.kind == DeviceKind::Cuda, "device", "", supported.cuda),
         (
             device.param_dtype != FloatType::F32,

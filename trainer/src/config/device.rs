@@ -45,6 +45,9 @@ pub enum DeviceKind {
     /// The processor; every rank is a thread.
     #[default]
     Cpu,
+    /// The GPU that WebGPU chooses, shared by the ranks of a process; needs a build with the feature
+    /// `wgpu`. For tests and small models: it computes in `f32` only.
+    Wgpu,
     /// An NVIDIA GPU for each rank; needs a build with the feature `cuda`.
     Cuda,
 }
@@ -233,7 +236,8 @@ pub struct DeviceParameters {
     pub checkpoint_every_nth_block: usize,
     /// Keeps sharded parameters and optimizer state in host memory; `cuda` only.
     pub cpu_offload: bool,
-    /// Fuses chains of elementwise operations into single kernels; `cuda` only.
+    /// Fuses chains of elementwise operations into single kernels; `wgpu` and `cuda` always do, `cpu`
+    /// cannot.
     pub compile: bool,
     /// Waiting times of collectives.
     pub comm: CommParameters,

@@ -210,7 +210,7 @@ impl Loaded {
     ) -> Option<ResolvedDevice> {
         let declared = &self.config.device_parameters;
         let pipeline = keep(self.resolve_pipeline(&mesh, micro_batch_size), errors)?;
-        validate::check_device(self, &mesh, errors);
+        validate::check_device(self, &mesh, is_launched, errors);
         let splits_weights = mesh.size(Axis::Tp) > 1;
         Some(ResolvedDevice {
             kind: declared.device,

@@ -42,9 +42,16 @@ pub(crate) fn check_tables(
 }
 
 /// Checks what a device cannot do, whatever the build.
-pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<ConfigError>) {
+pub(crate) fn check_device(
+    loaded: &Loaded,
+    mesh: &DeviceMesh,
+    is_launched: bool,
+    errors: &mut Vec<ConfigError>,
+) {
     let device = &loaded.config.device_parameters;
     let on_cpu = device.device == DeviceKind::Cpu;
+    let on_wgpu = device.device == DeviceKind::Wgpu;
+    let f32_only = "shaders of `device = \"wgpu\"` compute in `f32` only";
     let computes_in = device.param_dtype;
     let rows = [
         (
@@ -52,7 +59,14 @@ pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<
             "cpu_offload",
             "with `device = \"cpu\"` parameters and optimizer state live in host memory already",
         ),
-        (on_cpu && device.compile, "compile", "kernels are fused on `device = \"cuda\"` only"),
+        (
+            device.device == DeviceKind::Cuda && is_launched && mesh.world_size() > 1,
+            "device",
+            "this version does not join GPU ranks that are processes, which takes NCCL; start one process, whose ranks are threads, and set `world_size`",
+        ),
+        (on_cpu && device.compile, "compile", "kernels are fused on GPUs only"),
+        (on_wgpu && computes_in != FloatType::F32, "param_dtype", f32_only),
+        (on_wgpu && device.reduce_dtype != FloatType::F32, "reduce_dtype", f32_only),
         (
             device.reduce_dtype == FloatType::F16,
             "reduce_dtype",

@@ -8,6 +8,8 @@
 //! rank 0: | wq rows 0..2 | norm 0..3 | rank 1: | wq rows 2..3, 0 | norm 3..5, 0 |
 //! ```
 
+use std::ops::Range;
+
 use burn::tensor::{Bytes, DType, Device, TensorData};
 use bytemuck::Pod;
 
@@ -40,9 +42,7 @@ impl FlatLayout {
 
     /// Makes a gradient of zero for a whole parameter.
     pub(crate) fn zeros(&self, index: usize, dtype: DType, device: &Device) -> Erased {
-        let shape = &self.shapes[index];
-        let zeros = vec![0.0_f32; shape.iter().product()];
-        Erased::from_data(TensorData::new(zeros, shape.clone()).convert_dtype(dtype), device)
+        Erased::zeros(self.shapes[index].clone(), dtype, device)
     }
 
     /// Returns the number of elements of all parameters.
@@ -60,56 +60,107 @@ impl FlatLayout {
     }
 
     /// Returns the range of elements that a rank holds of a parameter.
-    fn held(&self, shape: &[usize], rank: usize) -> std::ops::Range<usize> {
+    fn held(&self, shape: &[usize], rank: usize) -> Range<usize> {
         let rows = shard_range(shape[0], self.ranks, rank);
         rows.start * row_len(shape)..rows.end * row_len(shape)
     }
 
     /// Lays out this rank's part from its shards.
-    pub(crate) fn pack_part(&self, shards: &[Erased], dtype: DType) -> TensorData {
-        let len = self.part_len();
-        by_size(dtype, Pack { layout: self, tensors: shards, whole: false, len }, dtype, vec![len])
+    pub(crate) fn pack_part(&self, shards: &[Erased]) -> Erased {
+        self.pack(shards, false)
     }
 
     /// Lays out the parts of all ranks from whole parameters.
-    pub(crate) fn pack_whole(&self, tensors: &[Erased], dtype: DType) -> TensorData {
-        let len = self.part_len() * self.ranks;
-        by_size(dtype, Pack { layout: self, tensors, whole: true, len }, dtype, vec![len])
+    pub(crate) fn pack_whole(&self, tensors: &[Erased]) -> Erased {
+        self.pack(tensors, true)
+    }
+
+    fn pack(&self, tensors: &[Erased], whole: bool) -> Erased {
+        let (dtype, device) = (tensors[0].dtype(), tensors[0].device());
+        if !tensors[0].is_host() {
+            return Erased::cat(self.pieces(tensors, whole), 0);
+        }
+        let len = self.part_len() * if whole { self.ranks } else { 1 };
+        let pack = Pack { layout: self, tensors, whole, len };
+        Erased::from_data(by_size(dtype, pack, dtype, vec![len]), &device)
+    }
+
+    /// Returns what follows each other in a buffer, as tensors of their device.
+    fn pieces(&self, tensors: &[Erased], whole: bool) -> Vec<Erased> {
+        let mut pieces = Vec::new();
+        for rank in 0..if whole { self.ranks } else { 1 } {
+            for (shape, tensor) in self.shapes.iter().zip(tensors) {
+                let held =
+                    if whole { self.held(shape, rank) } else { 0..tensor.shape().iter().product() };
+                let fill = self.chunk_len(shape) - held.len();
+                if !held.is_empty() {
+                    pieces.push(tensor.clone().flatten().narrow(0, held.start, held.len()));
+                }
+                if fill > 0 {
+                    pieces.push(Erased::zeros(vec![fill], tensor.dtype(), &tensor.device()));
+                }
+            }
+        }
+        pieces
     }
 
     /// Takes the whole parameters out of the parts of all ranks.
-    pub(crate) fn unpack_whole(&self, parts: &TensorData, device: &Device) -> Vec<Erased> {
-        let mut offset = 0;
-        let unpack = |shape: &Vec<usize>| {
-            let spans = (0..self.ranks).map(|rank| {
-                let start = rank * self.part_len() + offset;
-                start..start + self.held(shape, rank).len()
+    pub(crate) fn unpack_whole(&self, parts: Erased) -> Vec<Erased> {
+        self.unpack(parts, |layout, shape, offset| {
+            let spans = (0..layout.ranks).map(|rank| {
+                let start = rank * layout.part_len() + offset;
+                start..start + layout.held(shape, rank).len()
             });
-            let data = copy_spans(parts, spans.collect(), shape.clone());
-            offset += self.chunk_len(shape);
-            Erased::from_data(data, device)
-        };
-        self.shapes.iter().map(unpack).collect()
+            (spans.collect(), shape.to_vec())
+        })
     }
 
     /// Takes the shards of `rank` out of its part.
-    pub(crate) fn unpack_part(
+    pub(crate) fn unpack_part(&self, part: Erased, rank: usize) -> Vec<Erased> {
+        self.unpack(part, |layout, shape, offset| {
+            let mut local = shape.to_vec();
+            local[0] = shard_range(shape[0], layout.ranks, rank).len();
+            let len = layout.held(shape, rank).len();
+            (std::iter::once(offset..offset + len).collect(), local)
+        })
+    }
+
+    /// Takes tensors out of a buffer: `spans` says where the elements of each lie, and its shape.
+    fn unpack(
         &self,
-        part: &TensorData,
-        rank: usize,
-        device: &Device,
+        from: Erased,
+        spans: impl Fn(&Self, &[usize], usize) -> (Vec<Range<usize>>, Vec<usize>),
     ) -> Vec<Erased> {
         let mut offset = 0;
-        let unpack = |shape: &Vec<usize>| {
-            let mut local = shape.clone();
-            local[0] = shard_range(shape[0], self.ranks, rank).len();
-            let len = self.held(shape, rank).len();
-            let data = copy_spans(part, std::iter::once(offset..offset + len).collect(), local);
+        let place = |shape: &Vec<usize>| {
+            let place = spans(self, shape, offset);
             offset += self.chunk_len(shape);
-            Erased::from_data(data, device)
+            place
         };
-        self.shapes.iter().map(unpack).collect()
+        let places: Vec<_> = self.shapes.iter().map(place).collect();
+        if !from.is_host() {
+            return places
+                .into_iter()
+                .map(|(spans, shape)| join_spans(&from, spans, shape))
+                .collect();
+        }
+        let (device, data) = (from.device(), from.into_data());
+        let copy = |(spans, shape)| Erased::from_data(copy_spans(&data, spans, shape), &device);
+        places.into_iter().map(copy).collect()
     }
+}
+
+/// Copies spans of a buffer on its device into a tensor of their own.
+fn join_spans(from: &Erased, spans: Vec<Range<usize>>, shape: Vec<usize>) -> Erased {
+    let pieces: Vec<_> = spans
+        .into_iter()
+        .filter(|span| !span.is_empty())
+        .map(|span| from.clone().narrow(0, span.start, span.len()))
+        .collect();
+    if pieces.is_empty() {
+        return Erased::zeros(shape, from.dtype(), &from.device());
+    }
+    Erased::cat(pieces, 0).reshape(shape)
 }
 
 fn row_len(shape: &[usize]) -> usize {
@@ -160,7 +211,7 @@ impl BySize for Pack<'_> {
 
 struct Spans<'a> {
     from: &'a TensorData,
-    spans: Vec<std::ops::Range<usize>>,
+    spans: Vec<Range<usize>>,
 }
 
 impl BySize for Spans<'_> {
@@ -174,10 +225,6 @@ impl BySize for Spans<'_> {
     }
 }
 
-fn copy_spans(
-    from: &TensorData,
-    spans: Vec<std::ops::Range<usize>>,
-    shape: Vec<usize>,
-) -> TensorData {
+fn copy_spans(from: &TensorData, spans: Vec<Range<usize>>, shape: Vec<usize>) -> TensorData {
     by_size(from.dtype(), Spans { from, spans }, from.dtype(), shape)
 }

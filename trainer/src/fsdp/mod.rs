@@ -31,10 +31,11 @@ mod tape_autodiff;
 mod unit;
 mod weights;
 
+pub use crate::comm::Erased;
 pub use apply::{FullyShard, axes_to_reduce};
 pub use checkpointing::ActivationCheckpointing;
 pub use config::{FullyShardConfig, Reshard};
-pub use erased::{Erased, FloatTensors};
+pub use erased::FloatTensors;
 pub use error::FsdpError;
 pub use live::GatheredBytes;
 pub use unit::Unit;

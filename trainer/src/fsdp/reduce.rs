@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::{DType, Device};
+use burn::tensor::DType;
 
 use super::Erased;
 use super::flat::FlatLayout;
 use super::tape::{Place, Sink};
-use crate::comm::{CommError, ProcessGroup, ReduceOp, Work};
+use crate::comm::{Collective, CommError, ProcessGroup, ReduceOp, TensorWork};
 
 /// Gradients of whole parameters that were not reduced yet, by parameter.
 #[derive(Debug, Default)]
@@ -42,11 +42,10 @@ pub(crate) struct Target {
 /// A reduction under way.
 pub(crate) struct PendingReduction {
     name: Arc<str>,
-    work: Work,
+    work: TensorWork,
     layout: FlatLayout,
     rank: usize,
     targets: Vec<Target>,
-    device: Device,
 }
 
 impl PendingReduction {
@@ -63,23 +62,16 @@ impl PendingReduction {
         targets: Vec<Target>,
     ) -> Result<Self, CommError> {
         let _issue = tracing::trace_span!("issue reduce_scatter", unit = &**name).entered();
-        let flat = layout.pack_whole(gradients, gradients[0].dtype());
-        let work = group.issue_reduce_scatter(flat, 0, ReduceOp::Sum)?;
-        Ok(Self {
-            name: Arc::clone(name),
-            work,
-            layout,
-            rank: group.rank(),
-            targets,
-            device: gradients[0].device(),
-        })
+        let collective = Collective::ReduceScatter { dim: 0, op: ReduceOp::Sum };
+        let work = group.issue_with(collective, layout.pack_whole(gradients))?;
+        Ok(Self { name: Arc::clone(name), work, layout, rank: group.rank(), targets })
     }
 
     /// Waits and hands out the gradients of the shards.
     pub(crate) fn finish(self, sink: &mut Sink<'_>) -> Result<(), CommError> {
         let span = tracing::trace_span!("reduce_scatter", unit = &*self.name);
         let part = span.in_scope(|| self.work.wait())?;
-        let shards = self.layout.unpack_part(&part, self.rank, &self.device);
+        let shards = self.layout.unpack_part(part, self.rank);
         for (target, gradient) in self.targets.into_iter().zip(shards) {
             sink(&target.place, gradient.cast(target.dtype));
         }

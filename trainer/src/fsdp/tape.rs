@@ -18,10 +18,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use burn::backend::autodiff::NodeId;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Backend, Dispatch, DispatchTensor, Flex, backend_extension};
+use burn::backend::{Backend, Dispatch, DispatchTensor, backend_extension};
 use burn::tensor::Tensor;
 
 use super::Erased;
+use crate::comm::Bridge;
 
 /// The place of a tensor on the tape, known once the tensor is tied.
 pub(crate) type Place = Arc<OnceLock<NodeId>>;
@@ -103,27 +104,8 @@ pub(crate) struct SharedStep(pub(crate) Arc<dyn Step>);
 
 opaque!(Tie, Emission, SharedStep);
 
-/// Moves between a backend's primitive and [`Erased`].
-pub(crate) trait Bridge: Backend {
-    fn up(primitive: FloatTensor<Self>) -> Erased;
-    fn down(tensor: Erased) -> FloatTensor<Self>;
-}
-
-impl Bridge for Flex {
-    fn up(primitive: FloatTensor<Self>) -> Erased {
-        Erased::new(Tensor::<1>::from_primitive::<Flex>(primitive))
-    }
-
-    fn down(tensor: Erased) -> FloatTensor<Self> {
-        tensor
-            .into_tensor::<1>()
-            .try_into_primitive::<Flex>()
-            .expect("a unit's tensors live on one backend")
-    }
-}
-
 /// The recorded operations. Without autodiff there is nothing to record.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub(crate) trait TapeOps: Backend {
     /// Starts a chain of ties, or ends one, with work for the backward pass.
     fn segment(parent: FloatTensor<Self>, tie: Tie, step: SharedStep) -> FloatTensor<Self>;
@@ -200,7 +182,7 @@ fn wrap(tensor: DispatchTensor) -> Erased {
     Erased::new(Tensor::<1>::from_dispatch(tensor))
 }
 
-impl TapeOps for Flex {
+impl<B: Bridge> TapeOps for B {
     fn segment(parent: FloatTensor<Self>, _: Tie, _: SharedStep) -> FloatTensor<Self> {
         parent
     }

@@ -17,7 +17,8 @@ use burn::backend::{Autodiff, Backend, TensorMetadata};
 use burn::tensor::{DType, Shape};
 
 use super::Erased;
-use super::tape::{Bridge, Emission, SharedStep, Source, TapeOps, Tie};
+use super::tape::{Emission, SharedStep, Source, TapeOps, Tie};
+use crate::comm::Bridge;
 
 /// Makes the value of a token, which nothing reads.
 fn token<B: Backend>(like: &FloatTensor<B>) -> FloatTensor<B> {

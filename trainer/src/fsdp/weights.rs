@@ -6,7 +6,7 @@ use burn::tensor::DType;
 
 use super::flat::FlatLayout;
 use super::{Erased, GatheredBytes};
-use crate::comm::{CommError, ProcessGroup, Work};
+use crate::comm::{Collective, CommError, ProcessGroup, TensorWork};
 
 /// How long gathered parameters stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ struct State {
 enum Gathered {
     #[default]
     No,
-    Issued(Work),
+    Issued(Box<TensorWork>),
     Yes(Vec<Erased>),
 }
 
@@ -127,7 +127,7 @@ impl Weights {
             Err(work) => {
                 let span = tracing::trace_span!("all_gather", unit = &*self.name);
                 let gathered = span.in_scope(|| work.wait())?;
-                let tensors = self.layout.unpack_whole(&gathered, &shards[0].device());
+                let tensors = self.layout.unpack_whole(gathered);
                 self.live.watch(&tensors);
                 tensors
             }
@@ -137,11 +137,14 @@ impl Weights {
         Ok(Lease { weights: Arc::clone(self), tensors })
     }
 
-    fn gather(&self, shards: &[Erased]) -> Result<Work, CommError> {
+    fn gather(&self, shards: &[Erased]) -> Result<Box<TensorWork>, CommError> {
         let _issue = tracing::trace_span!("issue all_gather", unit = &*self.name).entered();
         let dtype = self.dtype.unwrap_or_else(|| shards[0].dtype());
         let cast: Vec<_> = shards.iter().map(|shard| shard.clone().cast(dtype)).collect();
-        self.group.issue_all_gather(self.layout.pack_part(&cast, dtype), 0)
+        let work = self
+            .group
+            .issue_with(Collective::AllGather { dim: 0 }, self.layout.pack_part(&cast))?;
+        Ok(Box::new(work))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

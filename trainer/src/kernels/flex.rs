@@ -84,11 +84,15 @@ pub(crate) fn from_tensor<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
     let inner = match tensor.into_dispatch().kind {
         DispatchTensorKind::Autodiff(inner) => *inner,
         kind @ DispatchTensorKind::Flex(_) => kind,
+        #[cfg(feature = "cube")]
+        kind @ DispatchTensorKind::Cube(_) => kind,
     };
     match inner {
         DispatchTensorKind::Flex(BackendTensor::Float(values)) => values,
         DispatchTensorKind::Flex(other) => other.autodiff_inner(),
         DispatchTensorKind::Autodiff(_) => unreachable!("a tape does not hold another tape"),
+        #[cfg(feature = "cube")]
+        DispatchTensorKind::Cube(_) => unreachable!("kernels are chosen for Flex alone"),
     }
 }
 

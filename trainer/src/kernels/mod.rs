@@ -52,6 +52,7 @@ pub use linear::{linear, linear_f32};
 pub use norm::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};
 pub use optimizer::{
     AdamHyper, SgdHyper, accumulate, adamw_step, orthogonalize, sgd_step, sum_of_squares,
+    sums_of_squares,
 };
 pub use project::project;
 pub use rope::{RopePositions, RopeTable, rope};

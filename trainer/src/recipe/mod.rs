@@ -45,9 +45,18 @@ impl Recipe {
             pipeline_parallel: not_yet("this version does not split layers into stages yet"),
             activation_checkpointing: traits.activation_checkpointing,
             half_precision: traits.fully_shard,
-            cuda: not_yet("this build has no CUDA backend"),
+            wgpu: if cfg!(feature = "wgpu") {
+                Availability::Available
+            } else {
+                not_yet("this build has no WebGPU backend; build with `--features wgpu`")
+            },
+            cuda: if cfg!(feature = "cuda") {
+                Availability::Available
+            } else {
+                not_yet("this build has no CUDA backend; build with `--features cuda`")
+            },
             cpu_offload: not_yet("this version moves no state from a GPU to host memory yet"),
-            compile: not_yet("the CPU backend has no fusion"),
+            compile: not_yet("GPU devices always fuse and the CPU backend cannot; leave it out"),
         }
     }
 

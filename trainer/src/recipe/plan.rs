@@ -14,6 +14,7 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
     RunPlan {
         model: resolved.model.name().to_owned(),
         run: resolved.run.clone(),
+        device: resolved.device.kind,
         mesh: resolved.device.mesh,
         tensor_parallel: TensorParallelOptions {
             sequence_parallel: resolved.device.sequence_parallel,

@@ -9,11 +9,11 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Int, Shape, Tensor, TensorData};
 
 use crate::comm::differentiable::raise;
-use crate::comm::{ProcessGroup, ReduceOp};
+use crate::comm::{Bridge, Erased, ProcessGroup, ReduceOp};
 use crate::kernels::{self, IGNORE_INDEX};
 use crate::mesh::shard_range;
 use crate::nn::HeadTable;
@@ -234,34 +234,21 @@ impl fmt::Debug for Given {
 }
 
 /// Records a scalar of two tensors whose gradients are known.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 trait GivenOps: Backend {
     fn given(x: FloatTensor<Self>, weight: FloatTensor<Self>, given: Given) -> FloatTensor<Self>;
 }
 
-/// Takes a plain tensor to its backend.
-trait Lower: Backend {
-    fn lower<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Self>;
-}
-
-impl Lower for Flex {
-    fn lower<const D: usize>(tensor: Tensor<D>) -> FloatTensor<Self> {
-        tensor
-            .try_into_primitive::<Flex>()
-            .expect("the gradients were computed on the device of the loss")
-    }
-}
-
-impl GivenOps for Flex {
-    fn given(_: FloatTensor<Self>, _: FloatTensor<Self>, given: Given) -> FloatTensor<Self> {
-        burn_flex::FlexTensor::from_data(TensorData::new(vec![given.loss], [1]))
+impl<B: Bridge> GivenOps for B {
+    fn given(x: FloatTensor<Self>, _: FloatTensor<Self>, given: Given) -> FloatTensor<Self> {
+        B::float_from_data(TensorData::new(vec![given.loss], [1]), &x.device())
     }
 }
 
 #[derive(Debug)]
 struct GivenBackward;
 
-impl<B: GivenOps + Lower> Backward<B, 2> for GivenBackward {
+impl<B: GivenOps + Bridge> Backward<B, 2> for GivenBackward {
     type State = Given;
 
     fn backward(self, ops: Ops<Given, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
@@ -269,7 +256,7 @@ impl<B: GivenOps + Lower> Backward<B, 2> for GivenBackward {
         let Given { dx, dw, dtypes, .. } = ops.state;
         for ((parent, gradient), dtype) in ops.parents.into_iter().zip([dx, dw]).zip(dtypes) {
             if let Some(parent) = parent {
-                let gradient = B::float_mul(B::lower(gradient), factor.clone());
+                let gradient = B::float_mul(B::down(Erased::new(gradient)), factor.clone());
                 let gradient = match dtype {
                     DType::F32 => gradient,
                     narrower => B::float_cast(gradient, narrower.into()),
@@ -280,7 +267,7 @@ impl<B: GivenOps + Lower> Backward<B, 2> for GivenBackward {
     }
 }
 
-impl<B: GivenOps + Lower, C: CheckpointStrategy> GivenOps for Autodiff<B, C> {
+impl<B: GivenOps + Bridge, C: CheckpointStrategy> GivenOps for Autodiff<B, C> {
     fn given(x: FloatTensor<Self>, weight: FloatTensor<Self>, given: Given) -> FloatTensor<Self> {
         match GivenBackward.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish(

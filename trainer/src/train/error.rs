@@ -27,6 +27,12 @@ pub enum TrainError {
         #[source]
         source: BoxError,
     },
+    /// There is no GPU for a rank.
+    #[error("rank {rank} finds no GPU on this machine; `dream-train doctor` says what is missing")]
+    NoGpu {
+        /// The rank.
+        rank: usize,
+    },
     /// The mesh needs a setup trait that the recipe lacks.
     #[error(
         "the mesh {mesh} needs the setup trait `{capability}`, which this recipe does not have"

@@ -191,7 +191,6 @@ impl<S: TrainingStep> Rank<'_, S> {
             optimizers: &mut self.optimizers,
             callbacks: &mut self.callbacks,
             run: &self.run,
-            device: &self.device,
             gradients: std::collections::BTreeMap::new(),
             loss: None,
             outcome: Outcome::default(),

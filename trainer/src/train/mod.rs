@@ -5,6 +5,7 @@
 
 mod batch;
 mod config;
+mod device;
 mod error;
 mod fit;
 mod interrupt;

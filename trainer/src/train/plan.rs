@@ -3,6 +3,7 @@
 use crate::callbacks::CallbacksConfig;
 use crate::checkpoint::CheckpointConfig;
 use crate::comm::{CommTimeouts, Reduction};
+use crate::config::DeviceKind;
 use crate::data::DataPlan;
 use crate::fsdp::{ActivationCheckpointing, FullyShardConfig};
 use crate::mesh::{AxisSet, DeviceMesh};
@@ -54,6 +55,8 @@ pub struct RunPlan {
     pub model: String,
     /// Name, seed and place of the run.
     pub run: RunConfig,
+    /// Where ranks compute.
+    pub device: DeviceKind,
     /// Mesh over all ranks.
     pub mesh: DeviceMesh,
     /// How matrices are split along `tp`.

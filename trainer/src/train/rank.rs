@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
 use serde_json::json;
 
 use super::batch::SharedData;
+use super::device::device_of;
 use super::layouts::Layouts;
 use super::precision::Precision;
 use super::save::{self, CheckpointWeights, Progress};
@@ -30,7 +30,6 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
     pub(crate) trainer: &'a Trainer<S>,
     pub(crate) plan: &'a RunPlan,
     pub(crate) comm: MeshComm,
-    pub(crate) device: Device,
     pub(crate) model: Option<S::Model>,
     pub(crate) replicate: Replicate,
     pub(crate) fully_shard: Option<FullyShard>,
@@ -66,7 +65,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         mut callbacks: CallbackSet,
     ) -> Result<Self, TrainError> {
         let comm = MeshComm::new(world.fabric.clone(), plan.mesh, world.rank())?;
-        let device = Device::flex();
+        let device = device_of(plan.device, &world.world)?;
         let mut run = view(plan, world.rank());
         callbacks.pre_launch(&run)?;
 
@@ -146,7 +145,6 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             trainer,
             plan,
             comm,
-            device,
             model,
             replicate,
             fully_shard,

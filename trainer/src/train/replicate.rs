@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 
 use super::layouts::Layouts;
-use crate::comm::{CommError, MeshComm, ReduceOp, Work};
+use crate::comm::{Collective, CommError, Erased, MeshComm, ReduceOp, TensorWork};
 use crate::mesh::AxisSet;
 use crate::metrics::ElementCounts;
 
@@ -52,7 +52,6 @@ impl Replicate {
         &self,
         gradients: &mut BTreeMap<String, Tensor<1>>,
         layouts: &Layouts,
-        device: &Device,
     ) -> Result<ElementCounts, CommError> {
         let mut buckets: BTreeMap<AxisSet, Bucket> = BTreeMap::new();
         let mut traveled = ElementCounts::default();
@@ -74,7 +73,7 @@ impl Replicate {
             pending.push(self.issue(bucket, axes, &mut traveled)?);
         }
         for issued in pending {
-            issued.wait(&mut reduced, device)?;
+            issued.wait(&mut reduced)?;
         }
         *gradients = reduced;
         Ok(traveled)
@@ -96,7 +95,8 @@ impl Replicate {
         let dtype = flat.dtype();
         let flat = flat.cast(self.reduce_dtype.unwrap_or(dtype));
         traveled.add(flat.dtype(), flat.dims()[0]);
-        let work = self.comm.group(axes).issue_all_reduce(flat.into_data(), ReduceOp::Sum)?;
+        let collective = Collective::AllReduce { op: ReduceOp::Sum };
+        let work = self.comm.group(axes).issue_with(collective, Erased::new(flat))?;
         Ok(IssuedBucket { layout, dtype, work })
     }
 }
@@ -118,18 +118,12 @@ struct IssuedBucket {
     layout: Vec<(String, usize)>,
     /// Element type of the gradients, whatever the one they travel in.
     dtype: DType,
-    work: Work,
+    work: TensorWork,
 }
 
 impl IssuedBucket {
-    fn wait(
-        self,
-        gradients: &mut BTreeMap<String, Tensor<1>>,
-        device: &Device,
-    ) -> Result<(), CommError> {
-        let sum = self.work.wait()?;
-        let options = (device, sum.dtype());
-        let flat = Tensor::<1>::from_data(sum, options).cast(self.dtype);
+    fn wait(self, gradients: &mut BTreeMap<String, Tensor<1>>) -> Result<(), CommError> {
+        let flat = self.work.wait()?.cast(self.dtype).into_tensor::<1>();
         let mut start = 0;
         for (path, len) in self.layout {
             let range = start..start + len;

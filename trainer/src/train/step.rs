@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 
 use super::layouts::Layouts;
 use super::muon;
@@ -47,7 +47,6 @@ pub struct StepContext<'a> {
     pub(crate) optimizers: &'a mut [Owned],
     pub(crate) callbacks: &'a mut CallbackSet,
     pub(crate) run: &'a RunView,
-    pub(crate) device: &'a Device,
     pub(crate) gradients: BTreeMap<String, Tensor<1>>,
     pub(crate) loss: Option<Tensor<1>>,
     pub(crate) outcome: Outcome,
@@ -179,19 +178,19 @@ impl StepContext<'_> {
         let mut gradients: BTreeMap<_, _> =
             self.gradients.extract_if(.., |path, _| is_below(path, prefix)).collect();
         let reduce = tracing::trace_span!("reduce_gradients");
-        let traveled =
-            reduce.in_scope(|| self.replicate.reduce(&mut gradients, self.layouts, self.device))?;
+        let traveled = reduce.in_scope(|| self.replicate.reduce(&mut gradients, self.layouts))?;
         let seen = gradients.values().map(|gradient| (gradient.dtype(), gradient.dims()[0]));
         self.outcome.precision.gradients.extend(seen);
         self.outcome.precision.reduction.merge(traveled);
         self.callbacks.pre_optimizer_step(self.run, optimizer)?;
 
-        let squares = gradients
-            .iter()
-            .map(|(path, gradient)| (path.as_str(), kernels::sum_of_squares(gradient)));
         let loss_scale = self.loss_scale();
         let measure = tracing::trace_span!("gradient_norm");
-        let squared = measure.in_scope(|| self.layouts.global_square(squares, self.comm))?;
+        let squared = measure.in_scope(|| {
+            let squares = kernels::sums_of_squares(&gradients.values().collect::<Vec<_>>());
+            let squares = gradients.keys().map(String::as_str).zip(squares);
+            self.layouts.global_square(squares, self.comm)
+        })?;
         let squared = squared / loss_scale.powi(2);
         self.outcome.squared_norm += squared;
         let norm = squared.sqrt();

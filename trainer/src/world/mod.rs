@@ -6,9 +6,13 @@
 //! that is [`crate::comm`].
 
 pub mod env;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod identity;
 mod launch;
 
+#[cfg(feature = "cuda")]
+pub use gpu::GpuSoftware;
 pub use identity::{Launcher, World, WorldError};
 pub use launch::{
     Fault, Outcomes, Panic, RANK_THREAD_PREFIX, rank_of_thread, run_rank_threads, run_ranks,

@@ -52,7 +52,10 @@ fn a_missing_trait_names_setting_trait_and_recipe() {
 
 #[test]
 fn what_the_build_lacks_says_why() {
-    let rows: [(&str, &str, Change); 3] = [
+    let rows: [(&str, &str, Change); 4] = [
+        ("device=wgpu", "device = \"wgpu\"", |s| {
+            s.wgpu = Availability::NotBuilt("the reason");
+        }),
         ("device=cuda", "device = \"cuda\"", |s| {
             s.cuda = Availability::NotBuilt("the reason");
         }),
@@ -99,6 +102,7 @@ fn what_is_not_used_is_not_needed() {
             pipeline_parallel: no,
             activation_checkpointing: no,
             half_precision: no,
+            wgpu: no,
             cuda: no,
             cpu_offload: no,
             compile: no,

@@ -57,6 +57,15 @@ fn a_launcher_that_contradicts_the_configuration_is_refused() {
 }
 
 #[test]
+fn gpu_ranks_that_are_processes_are_refused() {
+    let sets = ["device_parameters.preset=ddp", "device_parameters.device=cuda"];
+    let text = resolve_sets(&sets, Some(2)).unwrap_err().to_string();
+    assert!(text.contains("does not join GPU ranks that are processes"), "{text}");
+    let alone = [&sets[..], &["device_parameters.world_size=2"]].concat();
+    assert_eq!(resolve_sets(&alone, None).unwrap().device.mesh.world_size(), 2);
+}
+
+#[test]
 fn switches_of_axes_that_are_off_are_off() {
     let plan = resolve_sets(&[], None).unwrap();
     assert!(

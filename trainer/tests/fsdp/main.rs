@@ -6,6 +6,7 @@ mod memory;
 mod model;
 mod overlap;
 mod parity;
+mod place;
 #[path = "../../../tests/support/tolerance.rs"]
 mod tolerance;
 mod traffic;

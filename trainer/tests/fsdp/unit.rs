@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use burn::module::Module;
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Tensor};
 use dream_trainer::comm::{CommTimeouts, MeshComm, RankContext, RankFault, launch_threads};
 use dream_trainer::fsdp::{FsdpError, FullyShard, FullyShardConfig, Reshard, Unit};
 use dream_trainer::mesh::{AxisSet, Degree, Degrees, MeshOrder};
@@ -46,7 +46,7 @@ fn rank(
     let mesh = degrees.resolve(world, MeshOrder::default()).expect("a mesh of one axis");
     let comm = MeshComm::new(context.fabric.clone(), mesh, context.rank())
         .expect("the fabric fits the mesh");
-    let device = Device::flex().autodiff();
+    let device = crate::place::device().autodiff();
     let scope = Scope::root(device.clone(), 3);
     let mut pair = Pair::new(&scope);
     if freeze {
@@ -296,7 +296,7 @@ fn a_parameter_without_a_path_is_refused() {
         let comm = MeshComm::new(context.fabric.clone(), mesh, context.rank())
             .expect("the fabric fits the mesh");
         let fsdp = FullyShard::new(&FullyShardConfig::default(), &comm, &rank.scope)?;
-        let elsewhere = Scope::root(Device::flex().autodiff(), 3);
+        let elsewhere = Scope::root(crate::place::device().autodiff(), 3);
         fsdp.shard(Unit::new(Pair::new(&elsewhere))).map(|_| ())
     };
     let failure = launch_threads(2, CommTimeouts::uniform(Duration::from_mins(1)), run)

@@ -22,7 +22,7 @@ pub(crate) fn ranks<T: Send>(n: usize, body: impl Fn(&ProcessGroup) -> T + Sync)
 
 /// The device on which gradients are recorded.
 pub(crate) fn device() -> Device {
-    Device::flex().autodiff()
+    crate::place::device().autodiff()
 }
 
 /// Returns `len` reproducible numbers between -1 and 1.

@@ -5,6 +5,7 @@ mod collectives;
 mod harness;
 mod layers;
 mod loss;
+mod place;
 mod plans;
 #[path = "../../../tests/support/tolerance.rs"]
 mod tolerance;

@@ -6,14 +6,14 @@ use burn::tensor::Tensor;
 
 use super::operation::{Pair, finish};
 use super::transfer::{Transfer, raise};
-use crate::comm::{ProcessGroup, ReduceOp, Work};
+use crate::comm::{Collective, Erased, ProcessGroup, ReduceOp, TensorWork};
 
 /// A result under way, shared by the clones an operation makes of its arguments and taken once.
 #[derive(Debug, Clone)]
-pub(crate) struct Arrival(Arc<Mutex<Option<Work>>>);
+pub(crate) struct Arrival(Arc<Mutex<Option<TensorWork>>>);
 
 impl Arrival {
-    pub(super) fn take(&self) -> Option<Work> {
+    pub(super) fn take(&self) -> Option<TensorWork> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
@@ -65,13 +65,12 @@ fn issue<const D: usize>(
     if group.size() == 1 {
         return Issued { input: x, pair, arrival: None };
     }
-    let data = x.clone().inner().into_data();
-    let work = match forward {
-        Transfer::Gather(dim) => group.issue_all_gather(data, dim),
-        Transfer::SumScatter(dim) => group.issue_reduce_scatter(data, dim, ReduceOp::Sum),
+    let collective = match forward {
+        Transfer::Gather(dim) => Collective::AllGather { dim },
+        Transfer::SumScatter(dim) => Collective::ReduceScatter { dim, op: ReduceOp::Sum },
         _ => unreachable!("only these two are issued"),
     };
-    match work {
+    match group.issue_with(collective, Erased::new(x.clone().inner())) {
         Ok(work) => {
             Issued { input: x, pair, arrival: Some(Arrival(Arc::new(Mutex::new(Some(work))))) }
         }

@@ -1,23 +1,21 @@
 //! The seam to Burn: one operation for every collective, and its backward.
 //!
-//! [`TransferOps`] is implemented once per backend for the forward direction, and once for autodiff
-//! over any backend that has it: the backward of a pair is the pair with its directions swapped. A
-//! further backend is one more short `impl`.
+//! [`TransferOps`] is implemented once for the forward direction on any backend with a [`Bridge`],
+//! and once for autodiff over any of them: the backward of a pair is the pair with its directions
+//! swapped. A fused backend runs what is queued for a tensor when the operation is called, so that
+//! every rank communicates in the order of its program.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::{Slice, Tensor};
-use burn_flex::FlexTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
+use burn::tensor::Tensor;
 
 use super::issued::Arrival;
 use super::transfer::{Transfer, raise};
-use crate::comm::ProcessGroup;
-use crate::mesh::shard_range;
+use crate::comm::{Bridge, ProcessGroup};
 
 /// A map over the ranks of a group and its adjoint.
 #[derive(Debug, Clone)]
@@ -34,7 +32,7 @@ impl Pair {
 }
 
 /// Applies a [`Pair`] to a float tensor of a backend.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cube"), Autodiff)]
 pub(crate) trait TransferOps: Backend {
     /// Runs the forward direction; under autodiff, records the backward one.
     fn transfer(value: FloatTensor<Self>, pair: Pair) -> FloatTensor<Self>;
@@ -54,46 +52,21 @@ pub(super) fn finish<const D: usize>(value: Tensor<D>, pair: Pair, arrival: Arri
     Tensor::from_dispatch(<Dispatch as TransferOps>::arrive(value.into_dispatch(), pair, arrival))
 }
 
-impl TransferOps for Flex {
-    fn transfer(value: FlexTensor, Pair { forward, group, .. }: Pair) -> FlexTensor {
-        match forward {
-            Transfer::Keep => value,
-            Transfer::KeepOnFirst if group.rank() == 0 => value,
-            Transfer::KeepOnFirst => FlexTensor::zeros(value.shape(), value.dtype()),
-            Transfer::Slice(dim) => {
-                let slices = part(value.shape().as_slice(), dim, value.shape()[dim], &group);
-                Self::float_slice(value, &slices)
-            }
-            Transfer::Pad(dim) => {
-                let mut shape = value.shape();
-                shape[dim] *= group.size();
-                let slices = part(shape.as_slice(), dim, shape[dim], &group);
-                let zeros = FlexTensor::zeros(shape, value.dtype());
-                Self::float_slice_assign(zeros, &slices, value)
-            }
-            _ => match forward.communicate(value.into_data(), &group) {
-                Ok(data) => FlexTensor::from_data(data),
-                Err(error) => raise(error),
-            },
-        }
-    }
-
-    fn arrive(_: FlexTensor, _: Pair, arrival: Arrival) -> FlexTensor {
-        let work = arrival.take().expect("an issued operation is waited for once");
-        match work.wait() {
-            Ok(data) => FlexTensor::from_data(data),
+impl<B: Bridge> TransferOps for B {
+    fn transfer(value: FloatTensor<Self>, Pair { forward, group, .. }: Pair) -> FloatTensor<Self> {
+        match forward.carry(B::up(value), &group) {
+            Ok(value) => B::down(value),
             Err(error) => raise(error),
         }
     }
-}
 
-/// Selects the own part of a dimension of `len` elements.
-fn part(shape: &[usize], dim: usize, len: usize, group: &ProcessGroup) -> Vec<Slice> {
-    let own = shard_range(len, group.size(), group.rank());
-    let select = |(index, len): (usize, &usize)| {
-        if index == dim { own.clone().into() } else { (0..*len).into() }
-    };
-    shape.iter().enumerate().map(select).collect()
+    fn arrive(_: FloatTensor<Self>, _: Pair, arrival: Arrival) -> FloatTensor<Self> {
+        let work = arrival.take().expect("an issued operation is waited for once");
+        match work.wait() {
+            Ok(value) => B::down(value),
+            Err(error) => raise(error),
+        }
+    }
 }
 
 #[derive(Debug)]

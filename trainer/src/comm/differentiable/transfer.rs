@@ -1,8 +1,7 @@
-//! One direction of a collective on host data, and what happens when it fails.
+//! One direction of a collective, and what happens when it fails.
 
-use burn::tensor::{DType, TensorData};
-
-use crate::comm::{CommError, ProcessGroup, ReduceOp};
+use crate::comm::{Collective, CommError, Erased, ProcessGroup, ReduceOp};
+use crate::mesh::shard_range;
 
 /// Raises a communication error where none can be returned, such as inside a backward pass.
 ///
@@ -48,47 +47,68 @@ pub(crate) enum Transfer {
 }
 
 impl Transfer {
-    /// Moves host data; the variants without communication are not among those that come here.
-    pub(super) fn communicate(
-        self,
-        data: TensorData,
-        group: &ProcessGroup,
-    ) -> Result<TensorData, CommError> {
+    /// Takes a plain tensor in this direction.
+    pub(super) fn carry(self, value: Erased, group: &ProcessGroup) -> Result<Erased, CommError> {
+        let (n, rank) = (group.size(), group.rank());
+        let call = |collective, value| group.issue_with(collective, value)?.wait();
         match self {
-            Self::Sum => group.all_reduce(data, ReduceOp::Sum),
-            Self::Gather(dim) => group.all_gather(data, dim),
-            Self::SumScatter(dim) => group.reduce_scatter(data, dim, ReduceOp::Sum),
-            Self::Exchange(split, concat) => group.all_to_all(data, split, concat),
-            Self::Broadcast(root) => group.broadcast(data, root),
-            Self::Reduce(root) => {
-                let (shape, dtype) = (data.shape().to_vec(), data.dtype());
-                Ok(group.reduce(data, root, ReduceOp::Sum)?.unwrap_or_else(|| zeros(shape, dtype)))
+            Self::Keep => Ok(value),
+            Self::KeepOnFirst if rank == 0 => Ok(value),
+            Self::KeepOnFirst => Ok(value.zeros_like()),
+            Self::Slice(dim) => {
+                let own = shard_range(value.shape()[dim], n, rank);
+                Ok(value.narrow(dim, own.start, own.len()))
             }
-            Self::Scatter(root) => group.scatter((group.rank() == root).then_some(data), root),
+            Self::Pad(dim) => {
+                let whole = value.shape()[dim] * n;
+                let own = shard_range(whole, n, rank);
+                Ok(value.place(dim, own.start, whole))
+            }
+            Self::Sum => call(Collective::AllReduce { op: ReduceOp::Sum }, value),
+            Self::Gather(dim) => call(Collective::AllGather { dim }, value),
+            Self::SumScatter(dim) => {
+                call(Collective::ReduceScatter { dim, op: ReduceOp::Sum }, value)
+            }
+            Self::Exchange(split_dim, concat_dim) => {
+                call(Collective::AllToAll { split_dim, concat_dim }, value)
+            }
+            Self::Broadcast(root) => call(Collective::Broadcast { root }, value),
+            _ => self.rooted(value, group),
+        }
+    }
+
+    /// Takes a tensor in a direction whose members get different things, or none.
+    fn rooted(self, value: Erased, group: &ProcessGroup) -> Result<Erased, CommError> {
+        let (shape, dtype, device) = (value.shape(), value.dtype(), value.device());
+        let zeros = |shape| Erased::zeros(shape, dtype, &device);
+        match self {
+            Self::Reduce(root) => {
+                let collective = Collective::Reduce { root, op: ReduceOp::Sum };
+                let reduced = group.issue_with(collective, value)?.wait_any()?;
+                Ok(reduced.unwrap_or_else(|| zeros(shape)))
+            }
+            Self::Scatter(root) => {
+                let input = (group.rank() == root).then_some(value);
+                group.issue_tensor(Collective::Scatter { root }, input, &device)?.wait()
+            }
             Self::Collect(root) => {
-                let nothing = nothing_of(&data);
-                Ok(group.gather(data, root)?.unwrap_or(nothing))
+                let gathered = group.issue_with(Collective::Gather { root }, value)?.wait_any()?;
+                Ok(gathered.unwrap_or_else(|| zeros(none_of(shape))))
             }
             Self::Send(to, tag) => {
-                let nothing = nothing_of(&data);
-                group.send(data, to, tag).map(|()| nothing)
+                group.send(value.into_data(), to, tag)?;
+                Ok(zeros(none_of(shape)))
             }
-            Self::Receive(from, tag) => group.recv(from, tag),
-            Self::Keep | Self::KeepOnFirst | Self::Slice(_) | Self::Pad(_) => Ok(data),
+            Self::Receive(from, tag) => Ok(Erased::from_data(group.recv(from, tag)?, &device)),
+            _ => Ok(value),
         }
     }
 }
 
-/// Returns an empty tensor with the dimensions of another, the first of them zero.
-fn nothing_of(data: &TensorData) -> TensorData {
-    let mut shape = data.shape().to_vec();
+/// Returns the dimensions of an empty tensor: the first of them zero.
+fn none_of(mut shape: Vec<usize>) -> Vec<usize> {
     if let Some(first) = shape.first_mut() {
         *first = 0;
     }
-    zeros(shape, data.dtype())
-}
-
-fn zeros(shape: Vec<usize>, dtype: DType) -> TensorData {
-    let bytes = vec![0; shape.iter().product::<usize>() * dtype.size()];
-    TensorData::from_bytes_vec(bytes, shape, dtype)
+    shape
 }

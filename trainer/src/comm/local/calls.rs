@@ -4,18 +4,45 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use burn::tensor::TensorData;
-
-use super::super::Call;
+use super::super::{Call, Collective};
+use super::Input;
+use super::exchange::Inputs;
 use super::job::Job;
+
+/// What a call is once every member has made it.
+#[derive(Debug, Clone)]
+pub(crate) enum Met {
+    /// Host buffers on which the members work together.
+    Job(Arc<Job>),
+    /// Device tensors of which each member computes its own result.
+    Exchange(Inputs),
+}
+
+impl Met {
+    /// Takes the inputs of matching calls, which lie in one kind of memory.
+    fn new(collective: Collective, inputs: Vec<Option<Input>>) -> Self {
+        if inputs.iter().flatten().any(|input| matches!(input, Input::Device(_))) {
+            let device = |input| match input {
+                Some(Input::Device(tensor)) => Some(tensor),
+                Some(Input::Host(_)) | None => None,
+            };
+            return Self::Exchange(inputs.into_iter().map(device).collect());
+        }
+        let host = |input| match input {
+            Some(Input::Host(data)) => Some(data),
+            Some(Input::Device(_)) | None => None,
+        };
+        Self::Job(Arc::new(Job::new(collective, inputs.into_iter().map(host).collect())))
+    }
+}
 
 /// One call under one sequence number.
 #[derive(Debug)]
 pub(crate) struct Slot {
     calls: Vec<Option<Call>>,
-    inputs: Vec<Option<TensorData>>,
+    inputs: Vec<Option<Input>>,
     arrived: usize,
-    job: Option<Arc<Job>>,
+    met: Option<Met>,
     finished: bool,
     /// Members that have their result or gave it up.
     released: usize,
@@ -62,19 +89,19 @@ impl Calls {
         self.slots.iter().any(|slot| slot.calls[member].is_none())
     }
 
-    /// Returns the job of a call once it and all before it are finished.
-    pub(crate) fn completed(&self, sequence: u64) -> Option<Arc<Job>> {
+    /// Returns a call once it and all before it are finished.
+    pub(crate) fn completed(&self, sequence: u64) -> Option<Met> {
         let index = self.index(sequence);
         let finished = self.slots.iter().take(index + 1).all(|slot| slot.finished);
-        if finished { self.slots[index].job.clone() } else { None }
+        if finished { self.slots[index].met.clone() } else { None }
     }
 
     /// Returns the earliest call up to `sequence` that has work nobody has taken.
     pub(crate) fn open_job(&self, sequence: u64) -> Option<(u64, Arc<Job>)> {
         let upto = self.slots.iter().take(self.index(sequence) + 1);
         upto.enumerate().find_map(|(i, slot)| {
-            let job = slot.job.as_ref().filter(|job| job.has_unclaimed())?;
-            Some((self.first + i as u64, Arc::clone(job)))
+            let Some(Met::Job(job)) = &slot.met else { return None };
+            job.has_unclaimed().then(|| (self.first + i as u64, Arc::clone(job)))
         })
     }
 
@@ -108,7 +135,7 @@ impl Slot {
             calls: vec![None; members],
             inputs: (0..members).map(|_| None).collect(),
             arrived: 0,
-            job: None,
+            met: None,
             finished: false,
             released: 0,
         }
@@ -122,15 +149,18 @@ impl Slot {
     }
 
     /// Enters a member's call, and makes it a job if the member is the last.
-    pub(crate) fn enter(&mut self, member: usize, call: Call, input: Option<TensorData>) {
+    pub(crate) fn enter(&mut self, member: usize, call: Call, input: Option<Input>) {
         let collective = call.collective;
         self.calls[member] = Some(call);
         self.inputs[member] = input;
         self.arrived += 1;
         if self.is_complete() {
-            let job = Job::new(collective, std::mem::take(&mut self.inputs));
-            self.finished = job.is_empty();
-            self.job = Some(Arc::new(job));
+            let met = Met::new(collective, std::mem::take(&mut self.inputs));
+            self.finished = match &met {
+                Met::Job(job) => job.is_empty(),
+                Met::Exchange(_) => true,
+            };
+            self.met = Some(met);
         }
     }
 

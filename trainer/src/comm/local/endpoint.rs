@@ -3,11 +3,15 @@
 use std::panic::Location;
 use std::sync::Arc;
 
-use burn::tensor::{Bytes, TensorData};
+use burn::tensor::{Bytes, Device, TensorData};
 
-use super::super::{Call, Collective, CommError, Pending, Transport};
+use super::super::{
+    Call, Collective, CommError, DeviceTransport, Erased, Pending, PendingTensor, Transport,
+};
+use super::calls::Met;
 use super::mailbox::Channel;
 use super::rendezvous::{Failure, Rendezvous};
+use super::{Input, exchange};
 
 /// Joins one member to its group.
 #[derive(Debug)]
@@ -18,10 +22,8 @@ pub(crate) struct Endpoint {
 
 impl Transport for Endpoint {
     fn issue(&self, call: Call, input: Option<TensorData>) -> Result<Box<dyn Pending>, CommError> {
-        let input = input.map(|data| prepare(data, call.collective));
-        let sequence = self.rendezvous.issue(self.member, call, input)?;
-        let rendezvous = Arc::clone(&self.rendezvous);
-        Ok(Box::new(PendingCall { rendezvous, member: self.member, sequence, released: false }))
+        let input = input.map(|data| Input::Host(prepare(data, call.collective)));
+        Ok(Box::new(self.enter(call, input)?))
     }
 
     fn send(&self, data: TensorData, to: usize, tag: u64) -> Result<(), CommError> {
@@ -50,6 +52,32 @@ impl Transport for Endpoint {
 
     fn abort(&self, error: CommError) {
         self.rendezvous.fail(Failure::Error(error));
+    }
+
+    fn device(&self) -> Option<&dyn DeviceTransport> {
+        Some(self)
+    }
+}
+
+impl DeviceTransport for Endpoint {
+    fn issue_tensor(
+        &self,
+        call: Call,
+        input: Option<Erased>,
+        device: &Device,
+    ) -> Result<Box<dyn PendingTensor>, CommError> {
+        let collective = call.collective;
+        let input = input.map(|tensor| Input::Device(tensor.settle()));
+        let call = self.enter(call, input)?;
+        Ok(Box::new(PendingExchange { call, collective, device: device.clone() }))
+    }
+}
+
+impl Endpoint {
+    fn enter(&self, call: Call, input: Option<Input>) -> Result<PendingCall, CommError> {
+        let sequence = self.rendezvous.issue(self.member, call, input)?;
+        let rendezvous = Arc::clone(&self.rendezvous);
+        Ok(PendingCall { rendezvous, member: self.member, sequence, released: false })
     }
 }
 
@@ -83,11 +111,38 @@ struct PendingCall {
     released: bool,
 }
 
+impl PendingCall {
+    fn finish(&mut self) -> Result<Met, CommError> {
+        let met = self.rendezvous.wait(self.member, self.sequence);
+        self.released = met.is_ok();
+        met
+    }
+}
+
 impl Pending for PendingCall {
     fn wait(mut self: Box<Self>) -> Result<Option<TensorData>, CommError> {
-        let result = self.rendezvous.wait(self.member, self.sequence);
-        self.released = result.is_ok();
-        result
+        Ok(match self.finish()? {
+            Met::Job(job) => job.take(self.member),
+            Met::Exchange(_) => unreachable!("members agree on the memory of a call"),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct PendingExchange {
+    call: PendingCall,
+    collective: Collective,
+    device: Device,
+}
+
+impl PendingTensor for PendingExchange {
+    fn wait(mut self: Box<Self>) -> Result<Option<Erased>, CommError> {
+        Ok(match self.call.finish()? {
+            Met::Exchange(inputs) => {
+                exchange::result(self.collective, &inputs, self.call.member, &self.device)
+            }
+            Met::Job(_) => None,
+        })
     }
 }
 

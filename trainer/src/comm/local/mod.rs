@@ -4,10 +4,12 @@
 //! buffer and its description of the call; when the last has come the operation becomes a [`job`]
 //! of small tasks over all buffers, and members that wait carry them out together. No rank is a
 //! bottleneck, no thread exists only for communication, and what a rank does between `issue` and
-//! `wait` is its own.
+//! `wait` is its own. Device tensors are handed over as they are: each member computes its own
+//! result of them on its device ([`exchange`]).
 
 mod calls;
 mod endpoint;
+mod exchange;
 mod fabric;
 mod job;
 pub(super) mod mailbox;
@@ -16,4 +18,15 @@ pub(super) mod reduce;
 pub(super) mod rendezvous;
 pub(super) mod storage;
 
+use burn::tensor::TensorData;
+
+use super::erased::Settled;
+
 pub use fabric::ThreadFabric;
+
+/// What a member gives to a collective.
+#[derive(Debug)]
+pub(super) enum Input {
+    Host(TensorData),
+    Device(Settled),
+}

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use burn::tensor::TensorData;
 
 use super::super::{Call, CommError, CommTimeouts, Side};
-use super::calls::Calls;
+use super::Input;
+use super::calls::{Calls, Met};
 use super::mailbox::{Channel, Mailbox};
 
 /// Why a group no longer works.
@@ -79,7 +80,7 @@ impl Rendezvous {
         &self,
         member: usize,
         call: Call,
-        input: Option<TensorData>,
+        input: Option<Input>,
     ) -> Result<u64, CommError> {
         let mut state = self.lock();
         let sequence = state.calls.issued(member);
@@ -106,21 +107,16 @@ impl Rendezvous {
         Ok(sequence)
     }
 
-    /// Waits for the end of a call and returns this member's result; carries out open work
+    /// Waits for the end of a call and returns it with the results; carries out open work
     /// meanwhile.
-    pub(crate) fn wait(
-        &self,
-        member: usize,
-        sequence: u64,
-    ) -> Result<Option<TensorData>, CommError> {
+    pub(crate) fn wait(&self, member: usize, sequence: u64) -> Result<Met, CommError> {
         let start = Instant::now();
         let limit = self.timeouts.collective;
         let mut state = self.lock();
         loop {
-            if let Some(job) = state.calls.completed(sequence) {
+            if let Some(met) = state.calls.completed(sequence) {
                 state.calls.release(sequence);
-                drop(state);
-                return Ok(job.take(member));
+                return Ok(met);
             }
             let slot = state.calls.slot(sequence);
             if let Some(failure) = &state.failure {

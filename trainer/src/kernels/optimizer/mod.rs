@@ -11,5 +11,5 @@ mod step;
 
 pub use hyper::{AdamHyper, SgdHyper};
 pub use orthogonalize::orthogonalize;
-pub use reduce::{accumulate, sum_of_squares};
+pub use reduce::{accumulate, sum_of_squares, sums_of_squares};
 pub use step::{adamw_step, sgd_step};

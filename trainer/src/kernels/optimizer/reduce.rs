@@ -21,8 +21,22 @@ pub fn sum_of_squares(grad: &Tensor<1>) -> f64 {
             .collect();
         return partial.iter().sum();
     }
-    let squares = grad.clone() * grad.clone();
-    squares.sum().cast(DType::F64).into_scalar::<f64>()
+    sums_of_squares(&[grad])[0]
+}
+
+/// Returns [`sum_of_squares`] of each tensor. A device is asked for all of them at once.
+pub fn sums_of_squares(grads: &[&Tensor<1>]) -> Vec<f64> {
+    let Some(first) = grads.first() else { return Vec::new() };
+    if dispatch::has_kernel(&first.device(), &[first.dtype()]) {
+        return grads.iter().map(|grad| sum_of_squares(grad)).collect();
+    }
+    let square = |grad: &&Tensor<1>| {
+        let wide = if grad.dtype().size() < DType::F32.size() { DType::F32 } else { grad.dtype() };
+        let grad = (*grad).clone().cast(wide);
+        (grad.clone() * grad).sum()
+    };
+    let squares = Tensor::cat(grads.iter().map(square).collect(), 0);
+    squares.into_data().iter::<f64>().collect()
 }
 
 /// Adds a gradient to an accumulated one, in place where that is unshared.

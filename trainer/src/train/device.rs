@@ -1,0 +1,49 @@
+//! Where a rank computes.
+
+use burn::tensor::Device;
+
+use super::TrainError;
+use crate::config::DeviceKind;
+use crate::world::World;
+
+/// Returns the device of a rank: the processor, or the GPU with the rank's number on its node.
+/// Where a node has fewer GPUs than ranks, the ranks go around them.
+///
+/// # Errors
+///
+/// This machine has no GPU.
+///
+/// # Panics
+///
+/// If this build has no such device; plans that ask for one are refused.
+pub(crate) fn device_of(kind: DeviceKind, world: &World) -> Result<Device, TrainError> {
+    match kind {
+        DeviceKind::Cpu => Ok(Device::flex()),
+        DeviceKind::Wgpu => Ok(wgpu()),
+        DeviceKind::Cuda => cuda(world),
+    }
+}
+
+/// WebGPU chooses the adapter; all ranks of a process share it.
+#[cfg(feature = "wgpu")]
+fn wgpu() -> Device {
+    Device::webgpu(burn::tensor::DeviceKind::DefaultDevice)
+}
+
+#[cfg(not(feature = "wgpu"))]
+fn wgpu() -> Device {
+    unreachable!("plans for WebGPU are refused by builds without it")
+}
+
+#[cfg(feature = "cuda")]
+fn cuda(world: &World) -> Result<Device, TrainError> {
+    match Device::enumerate(burn::tensor::DeviceType::Cuda).len() {
+        0 => Err(TrainError::NoGpu { rank: world.rank }),
+        visible => Ok(Device::cuda(world.local_rank % visible)),
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda(_: &World) -> Result<Device, TrainError> {
+    unreachable!("plans for CUDA are refused by builds without it")
+}

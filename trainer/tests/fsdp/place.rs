@@ -1,0 +1,7 @@
+//! Where these tests compute.
+
+use burn::tensor::Device;
+
+pub(crate) fn device() -> Device {
+    Device::flex()
+}
