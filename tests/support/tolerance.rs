@@ -40,4 +40,10 @@ tolerances! {
     CURVE_BF16 = 0.007_812_5;
     /// The same in `f16`.
     CURVE_F16 = 0.000_976_562_5;
+    /// A shader against the same operation in `f64` on the CPU, and the first step of a run on a GPU
+    /// against one on the CPU: a shader's exponentials and roots are exact to a few units in the
+    /// last place.
+    SHADER = 1e-5;
+    /// Later steps of a run on a GPU against one on the CPU.
+    SHADER_LATER = 1e-4;
 }

@@ -43,7 +43,7 @@ pub(crate) fn run() -> Result<(), String> {
         );
     }
     let profile = LIGHT.map(|name| format!("profile.dev.package.{name}.opt-level=0"));
-    let mut arguments = vec!["test", "--target-dir", "target/cube"];
+    let mut arguments = vec!["test", "--target-dir", "target-cube"];
     arguments.extend(["--config", "profile.dev.package.\"*\".opt-level=1"]);
     for setting in &profile {
         arguments.extend(["--config", setting]);
@@ -73,7 +73,7 @@ fn runtime_folder() -> Result<PathBuf, String> {
     {
         return Ok(folder.into());
     }
-    let folder = root().join("target/cube/runtime");
+    let folder = root().join("target-cube/runtime");
     fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     Ok(folder)
 }

@@ -21,7 +21,7 @@ pub(crate) fn check() -> Result<(), String> {
 /// Builds the program in release mode, checks its size and asks its `doctor`.
 pub(crate) fn offline() -> Result<(), String> {
     with_stub(&["build", "--release", "--config", "profile.release.strip=true"])?;
-    let binary = root().join("target/cuda/release/dream-train");
+    let binary = root().join("target-cuda/release/dream-train");
     let size = fs::metadata(&binary).map_err(|error| format!("{}: {error}", binary.display()))?;
     if size.len() > MAX_BYTES {
         return Err(format!("the binary has {} bytes, more than {MAX_BYTES}", size.len()));
@@ -35,7 +35,7 @@ fn with_stub(arguments: &[&str]) -> Result<(), String> {
     let lock = root().join("Cargo.lock");
     let told = |error| format!("{}: {error}", lock.display());
     let kept = fs::read(&lock).map_err(told)?;
-    let shared = ["--target-dir", "target/cuda", "--features", "cuda,cuda-cpp", "--config", PATCH];
+    let shared = ["--target-dir", "target-cuda", "--features", "cuda,cuda-cpp", "--config", PATCH];
     let outcome = command::run("cargo", &[arguments, &shared].concat());
     fs::write(&lock, kept).map_err(told)?;
     outcome

@@ -1,18 +1,26 @@
 //! What `doctor` says about the GPU devices of this build.
 
-#[cfg(feature = "cuda")]
-use super::doctor::Level;
-use super::doctor::{Finding, ok};
+use super::doctor::Finding;
+#[cfg(feature = "cube")]
+use super::doctor::{Level, ok};
 
 /// Returns a finding for each part of every GPU backend that was built in.
 pub(super) fn findings() -> Vec<Finding> {
+    #[cfg_attr(not(feature = "cube"), expect(unused_mut, reason = "a device adds its own"))]
     let mut findings = Vec::new();
-    if cfg!(feature = "wgpu") {
-        findings.push(ok("wgpu", "built in; the adapter is chosen at the first run"));
-    }
+    #[cfg(feature = "wgpu")]
+    findings.push(wgpu());
     #[cfg(feature = "cuda")]
     findings.extend(cuda());
     findings
+}
+
+#[cfg(feature = "wgpu")]
+fn wgpu() -> Finding {
+    match burn::tensor::Device::enumerate(burn::tensor::DeviceType::Wgpu).len() {
+        0 => missing("wgpu", "no adapter", "install a Vulkan driver, such as mesa-vulkan-drivers"),
+        found => ok("wgpu", format!("{found} adapters; `CUBECL_WGPU_DEFAULT_DEVICE` chooses")),
+    }
 }
 
 #[cfg(feature = "cuda")]
@@ -53,7 +61,7 @@ fn cuda() -> Vec<Finding> {
     vec![driver, compiler, nccl, ranks]
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cube")]
 fn missing(check: &'static str, found: &str, remedy: &str) -> Finding {
     Finding { check, level: Level::Warn, found: found.into(), remedy: Some(remedy.into()) }
 }

@@ -5,6 +5,12 @@
 //! run two of them in different orders and wait for each other forever. So a tensor is settled when
 //! the collective is called, on the calling thread, and its result enters the queue as a value that
 //! is already there.
+//!
+//! Kernels write into the buffer of an input where they hold the last handle of it. A kernel of
+//! another thread that still waits in its queue does not hold one, so a buffer that several ranks
+//! read must never come down to its last handle while one of them may have yet to read it.
+
+use std::sync::{Mutex, PoisonError};
 
 use burn::backend::StreamId;
 use burn::backend::fusion::{FusionTensor, NoOp, get_client};
@@ -14,10 +20,22 @@ use burn::backend::{Cube, TensorMetadata};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-/// Runs what is queued for a tensor and returns its value. The device may still be computing it.
+/// One more handle of every buffer that was handed over, by which it stays as it is. Each goes at a
+/// later hand-over once it is the last: nobody can write to the buffer then, and the queues of
+/// threads keep the memory that their kernels read.
+static HANDED_OVER: Mutex<Vec<CubeTensor>> = Mutex::new(Vec::new());
+
+/// Runs what is queued for a tensor and returns its value, to which nobody will write. The device
+/// may still be computing it.
 pub(super) fn settle(tensor: FloatTensor<Cube>) -> CubeTensor {
     let client = tensor.client.clone();
-    client.resolve_tensor_float::<CubeBackend>(tensor)
+    let tensor = client.resolve_tensor_float::<CubeBackend>(tensor);
+    // A buffer with other holders may be kept already, and two keepers would wait for each other.
+    let tensor = if tensor.can_mut() { tensor } else { tensor.copy() };
+    let mut kept = HANDED_OVER.lock().unwrap_or_else(PoisonError::into_inner);
+    kept.retain(|kept| !kept.can_mut());
+    kept.push(tensor.clone());
+    tensor
 }
 
 /// Enters a value into the queue of the calling thread.

@@ -50,6 +50,7 @@ pub use embedding::embedding;
 pub(crate) use linear::column_sums;
 pub use linear::{linear, linear_f32};
 pub use norm::{add_layer_norm, add_rms_norm, layer_norm, rms_norm};
+pub(crate) use optimizer::is_empty;
 pub use optimizer::{
     AdamHyper, SgdHyper, accumulate, adamw_step, orthogonalize, sgd_step, sum_of_squares,
     sums_of_squares,

@@ -129,6 +129,10 @@ impl Optimizer {
         let Algorithm::Muon { momentum, nesterov, .. } = self.plan.algorithm else {
             panic!("only `muon` makes momentum orthogonal")
         };
+        if kernels::is_empty(&grad) {
+            self.slots.insert(path.into(), vec![grad.clone()]);
+            return grad;
+        }
         let grad = grad * grad_scale;
         let buffer = match self.slots.remove(path).and_then(|mut slots| slots.pop()) {
             Some(buffer) => buffer * momentum + grad.clone(),

@@ -19,19 +19,22 @@ use crate::world::World;
 pub(crate) fn device_of(kind: DeviceKind, world: &World) -> Result<Device, TrainError> {
     match kind {
         DeviceKind::Cpu => Ok(Device::flex()),
-        DeviceKind::Wgpu => Ok(wgpu()),
+        DeviceKind::Wgpu => wgpu(world),
         DeviceKind::Cuda => cuda(world),
     }
 }
 
 /// WebGPU chooses the adapter; all ranks of a process share it.
 #[cfg(feature = "wgpu")]
-fn wgpu() -> Device {
-    Device::webgpu(burn::tensor::DeviceKind::DefaultDevice)
+fn wgpu(world: &World) -> Result<Device, TrainError> {
+    match Device::enumerate(burn::tensor::DeviceType::Wgpu).len() {
+        0 => Err(TrainError::NoGpu { rank: world.rank }),
+        _ => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+    }
 }
 
 #[cfg(not(feature = "wgpu"))]
-fn wgpu() -> Device {
+fn wgpu(_: &World) -> Result<Device, TrainError> {
     unreachable!("plans for WebGPU are refused by builds without it")
 }
 

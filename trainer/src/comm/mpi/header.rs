@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     fn header(collective: Collective, input: Option<(Vec<usize>, DType)>) -> Header {
-        Header::new(&Call { collective, input, site: Location::caller() }).expect("it fits")
+        Header::new(&Call::of(collective, input, Location::caller())).expect("it fits")
     }
 
     #[test]

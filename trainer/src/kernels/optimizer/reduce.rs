@@ -1,8 +1,9 @@
 //! Sums over gradients: the global norm's part, and accumulation over micro-batches.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use super::is_empty;
 use crate::kernels::simd::{self, vectorized};
 use crate::kernels::{dispatch, flex};
 
@@ -11,6 +12,9 @@ const BLOCK: usize = 4 * 1024;
 
 /// Returns the sum of squares, accumulated in `f64` on the CPU and in `f32` elsewhere.
 pub fn sum_of_squares(grad: &Tensor<1>) -> f64 {
+    if is_empty(grad) {
+        return 0.0;
+    }
     if dispatch::has_kernel(&grad.device(), &[grad.dtype()]) {
         let grad = flex::contiguous(flex::from_tensor(grad.clone()));
         let partial: Vec<f64> = grad
@@ -21,22 +25,33 @@ pub fn sum_of_squares(grad: &Tensor<1>) -> f64 {
             .collect();
         return partial.iter().sum();
     }
-    sums_of_squares(&[grad])[0]
+    square(grad).into_data().iter::<f64>().sum()
 }
 
-/// Returns [`sum_of_squares`] of each tensor. A device is asked for all of them at once.
+/// Returns [`sum_of_squares`] of each tensor. A GPU is asked for all of its own at once.
 pub fn sums_of_squares(grads: &[&Tensor<1>]) -> Vec<f64> {
-    let Some(first) = grads.first() else { return Vec::new() };
-    if dispatch::has_kernel(&first.device(), &[first.dtype()]) {
-        return grads.iter().map(|grad| sum_of_squares(grad)).collect();
+    let (mut sums, mut rest) = (vec![0.0; grads.len()], Vec::new());
+    for (index, grad) in grads.iter().enumerate().filter(|(_, grad)| !is_empty(grad)) {
+        if grad.device() == Device::flex() {
+            sums[index] = sum_of_squares(grad);
+        } else {
+            rest.push(index);
+        }
     }
-    let square = |grad: &&Tensor<1>| {
-        let wide = if grad.dtype().size() < DType::F32.size() { DType::F32 } else { grad.dtype() };
-        let grad = (*grad).clone().cast(wide);
-        (grad.clone() * grad).sum()
-    };
-    let squares = Tensor::cat(grads.iter().map(square).collect(), 0);
-    squares.into_data().iter::<f64>().collect()
+    if !rest.is_empty() {
+        let squares = rest.iter().map(|index| square(grads[*index])).collect();
+        let squares = Tensor::cat(squares, 0).into_data();
+        for (index, square) in rest.into_iter().zip(squares.iter::<f64>()) {
+            sums[index] = square;
+        }
+    }
+    sums
+}
+
+fn square(grad: &Tensor<1>) -> Tensor<1> {
+    let wide = if grad.dtype().size() < DType::F32.size() { DType::F32 } else { grad.dtype() };
+    let grad = grad.clone().cast(wide);
+    (grad.clone() * grad).sum()
 }
 
 /// Adds a gradient to an accumulated one, in place where that is unshared.
@@ -45,6 +60,9 @@ pub fn sums_of_squares(grads: &[&Tensor<1>]) -> Vec<f64> {
 ///
 /// Both tensors have one length.
 pub fn accumulate(into: Tensor<1>, grad: Tensor<1>) -> Tensor<1> {
+    if is_empty(&into) {
+        return into;
+    }
     if dispatch::has_kernel(&into.device(), &[into.dtype(), grad.dtype()]) {
         assert_eq!(into.dims(), grad.dims(), "accumulated gradients must have one length");
         let mut into = flex::contiguous(flex::from_tensor(into));

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::hyper::{AdamHyper, SgdHyper};
-use super::reference;
+use super::{is_empty, reference};
 use crate::kernels::simd::vectorized;
 use crate::kernels::{dispatch, flex};
 
@@ -27,6 +27,9 @@ pub fn adamw_step(
     exp_avg_sq: Tensor<1>,
     hyper: &AdamHyper,
 ) -> (Tensor<1>, Tensor<1>, Tensor<1>) {
+    if is_empty(&param) {
+        return (param, exp_avg, exp_avg_sq);
+    }
     let dtypes = [param.dtype(), grad.dtype(), exp_avg.dtype(), exp_avg_sq.dtype()];
     if !dispatch::has_kernel(&param.device(), &dtypes) {
         return reference::adamw(param, grad, exp_avg, exp_avg_sq, hyper);
@@ -59,6 +62,10 @@ pub fn sgd_step(
     momentum_buffer: Option<Tensor<1>>,
     hyper: &SgdHyper,
 ) -> (Tensor<1>, Option<Tensor<1>>) {
+    if is_empty(&param) {
+        let buffer = (hyper.momentum != 0.0).then(|| momentum_buffer.unwrap_or(grad));
+        return (param, buffer);
+    }
     if !dispatch::has_kernel(&param.device(), &[param.dtype(), grad.dtype()]) {
         return reference::sgd(param, grad, momentum_buffer, hyper);
     }
