@@ -4,14 +4,14 @@
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 mod support;
 
+use support::tolerance::{FIRST_STEP, LATER_STEP, SHADER, SHADER_LATER};
 use support::{Run, TINY, close};
 
-/// Relative difference allowed at the first and at the last of a few steps, against one rank of the
-/// same device: sums run in another order.
-const MESH: [f64; 2] = [1e-6, 1e-5];
+/// Against one rank of the same device, at the first and at later steps.
+const MESH: [f64; 2] = [FIRST_STEP, LATER_STEP];
 
-/// The same against the CPU, whose exponentials and roots round otherwise.
-const CPU: [f64; 2] = [1e-5, 1e-4];
+/// Against the CPU.
+const CPU: [f64; 2] = [SHADER, SHADER_LATER];
 
 fn losses(device: &str, sets: &[&str]) -> Vec<(f64, f64)> {
     let folder = tempfile::tempdir().unwrap();
@@ -49,6 +49,10 @@ fn every_mesh_gives_the_losses_of_one_rank() {
         &["world_size=2", "preset=fsdp"],
         &["world_size=2", "preset=fsdp", "activation_checkpointing=full"],
         &["world_size=2", "preset=fsdp", "reshard=optimizer"],
+        &["world_size=1", "cpu_offload=true"],
+        &["world_size=2", "preset=fsdp", "cpu_offload=true"],
+        &["world_size=2", "preset=fsdp", "cpu_offload=true", "activation_checkpointing=full"],
+        &["world_size=4", "preset=hsdp", "dp_shard=2", "cpu_offload=true"],
         &["world_size=4", "preset=hsdp", "dp_shard=2"],
         &["world_size=4", "preset=fsdp", "tensor_parallel=2"],
     ] {

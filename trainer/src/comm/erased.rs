@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 #[cfg(feature = "cube")]
 use burn::backend::Cube;
+use burn::backend::autodiff::{NodeId, grads};
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
@@ -200,11 +201,32 @@ impl Erased {
         Self::new(total).cast(dtype)
     }
 
+    /// Moves a plain tensor to a device.
     pub(crate) fn moved_to(self, device: &Device) -> Self {
         if self.device() == *device {
             return self;
         }
         Self::new(self.into_any_rank().to_device(device))
+    }
+
+    /// Returns its node on the tape, if it has one.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        let DispatchTensorKind::Autodiff(tensor) = &self.0.kind else { return None };
+        match &**tensor {
+            DispatchTensorKind::Flex(BackendTensor::Autodiff(tensor)) => Some(tensor.id()),
+            #[cfg(feature = "cube")]
+            DispatchTensorKind::Cube(BackendTensor::Autodiff(tensor)) => Some(tensor.id()),
+            _ => None,
+        }
+    }
+
+    /// Adds a plain tensor to the gradient of a node during a backward pass.
+    pub(crate) fn register(self, node: NodeId, gradients: &mut grads::Gradients) {
+        match &self.0.kind {
+            #[cfg(feature = "cube")]
+            DispatchTensorKind::Cube(_) => gradients.register::<Cube>(node, Cube::down(self)),
+            _ => gradients.register::<Flex>(node, Flex::down(self)),
+        }
     }
 
     /// Runs what is queued for the tensor, so that another thread may read it.

@@ -160,7 +160,7 @@ fn switch_needs(resolved: &ResolvedConfig, supported: &Capabilities) -> Vec<Need
             "ApplyTensorParallel",
             supported.async_tensor_parallel,
         ),
-        (device.cpu_offload, "cpu_offload", "", supported.cpu_offload),
+        (device.cpu_offload, "cpu_offload", "ApplyFullyShard", supported.cpu_offload),
         (device.compile, "compile", "", supported.compile),
     ];
     rows.into_iter()

@@ -234,7 +234,8 @@ pub struct DeviceParameters {
     /// With `activation_checkpointing = "full"`, runs only every n-th block again and keeps the others.
     #[schemars(range(min = 1))]
     pub checkpoint_every_nth_block: usize,
-    /// Keeps sharded parameters and optimizer state in host memory; `cuda` only.
+    /// Keeps the parameters of sharded units and their optimizer state in host memory; `wgpu` and
+    /// `cuda` only. They go to the GPU for each gather, and reduced gradients come back.
     pub cpu_offload: bool,
     /// Fuses chains of elementwise operations into single kernels; `wgpu` and `cuda` always do, `cpu`
     /// cannot.

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::flat::FlatLayout;
 use super::reduce::Unreduced;
@@ -84,8 +84,8 @@ impl FullyShard {
     ///
     /// A parameter was not made under the scope, or is in another unit already.
     pub fn shard<M: Module + 'static>(&self, unit: Unit<M>) -> Result<Unit<M>, FsdpError> {
-        // One rank has nothing to share, and without casts nothing to do.
-        if self.group.size() == 1 && !self.config.casts() {
+        // One rank has nothing to share, and where nothing is cast or moved nothing to do.
+        if self.group.size() == 1 && !self.config.converts() {
             return Ok(unit);
         }
         let entries = nn::parameters(unit.module());
@@ -105,6 +105,7 @@ impl FullyShard {
                 self.group.clone(),
                 dtype,
                 self.keep == Keep::Update,
+                self.scope.device().clone().inner(),
                 live,
             )),
             keep: self.keep,
@@ -118,7 +119,7 @@ impl FullyShard {
             backward_reads: AtomicBool::new(false),
         };
         let split = Split {
-            scope: &self.scope,
+            scope: self.resting_place(),
             parts: self.group.size(),
             index: self.group.rank(),
             unit: self.name(index),
@@ -190,6 +191,15 @@ impl FullyShard {
         self.schedule.reduced.list()
     }
 
+    /// Returns the scope under which shards are made.
+    fn resting_place(&self) -> Scope {
+        if !self.config.cpu_offload {
+            return self.scope.clone();
+        }
+        let device = Device::flex().with_autodiff_context_from(self.scope.device());
+        self.scope.on(device)
+    }
+
     fn name(&self, unit: usize) -> String {
         self.units.lock().unwrap_or_else(PoisonError::into_inner).names[unit].clone()
     }
@@ -223,14 +233,14 @@ fn common_prefix(paths: &[String]) -> String {
 }
 
 /// Splits parameters along dimension 0.
-struct Split<'a> {
-    scope: &'a Scope,
+struct Split {
+    scope: Scope,
     parts: usize,
     index: usize,
     unit: String,
 }
 
-impl MapParam<FsdpError> for Split<'_> {
+impl MapParam<FsdpError> for Split {
     fn map<const D: usize>(
         &mut self,
         _: &[String],

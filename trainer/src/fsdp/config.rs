@@ -47,6 +47,9 @@ pub struct FullyShardConfig {
     pub reduce_dtype: Option<DType>,
     /// Element type of what leaves a unit. Default: whatever the unit computes.
     pub output_dtype: Option<DType>,
+    /// Keeps shards, and with them their gradients and the optimizer's state, in host memory. A unit's
+    /// shards go to the device for each gather, and its reduced gradients come back. Default false.
+    pub cpu_offload: bool,
     /// Units gathered ahead of the one that computes, and reductions under way behind it. 0 turns
     /// overlap off. Default 1.
     pub prefetch_units: usize,
@@ -56,10 +59,10 @@ pub struct FullyShardConfig {
 }
 
 impl FullyShardConfig {
-    /// Tells whether units compute in another type than the one in which their parameters rest,
-    /// which takes units even where there is nobody to share with.
-    pub fn casts(&self) -> bool {
-        self.param_dtype.is_some() || self.output_dtype.is_some()
+    /// Tells whether units compute in another type or place than the one in which their parameters
+    /// rest, which takes units even where there is nobody to share with.
+    pub fn converts(&self) -> bool {
+        self.param_dtype.is_some() || self.output_dtype.is_some() || self.cpu_offload
     }
 
     /// Checks the values by themselves.
@@ -92,6 +95,7 @@ impl Default for FullyShardConfig {
             param_dtype: None,
             reduce_dtype: None,
             output_dtype: None,
+            cpu_offload: false,
             prefetch_units: 1,
             keep_last_unit: true,
         }

@@ -63,7 +63,7 @@ impl Step for Reduce {
         pass.begin_backward();
         pass.sharing.backward_reads.store(pass.hold(None).is_some(), Ordering::Relaxed);
         let gradients = pass.gradients.iter().map(GradientSlot::take).collect();
-        check(pass.sharing.reduce(gradients, &pass.targets, &pass.shards[0].device(), sink));
+        check(pass.sharing.reduce(gradients, &pass.targets, sink));
     }
 }
 
@@ -85,13 +85,10 @@ pub(crate) fn run<M: Module, I: FloatTensors, O: FloatTensors>(
     };
 
     let ties: Vec<_> = values.iter().map(|value| value.is_tracked().then(Tie::default)).collect();
-    let target = |(tie, value): (&Option<Tie>, &Erased)| {
-        tie.as_ref().map(|tie| Target { place: tie.place().clone(), dtype: value.dtype() })
-    };
     let pass = Arc::new(InlinePass {
         sharing: Arc::clone(sharing),
         shards,
-        targets: ties.iter().zip(&values).map(target).collect(),
+        targets: Target::of(&values, &ties),
         gradients: values.iter().map(|_| GradientSlot::default()).collect(),
         lease: Mutex::new(None),
         begun: Once::default(),
@@ -99,6 +96,7 @@ pub(crate) fn run<M: Module, I: FloatTensors, O: FloatTensors>(
     let weak: Weak<dyn Pass> = Arc::downgrade(&(Arc::clone(&pass) as Arc<dyn Pass>));
     sharing.schedule.push(sharing.unit, weak);
 
+    let (values, ties) = tape::stand_ins(values, ties, sharing.weights.device());
     let mut token = tape::chain(anchor, &values, &ties, Arc::new(Drain(Some(Arc::clone(sharing)))));
     let mut read = |input: Erased| {
         if !input.is_tracked() {

@@ -103,7 +103,7 @@ impl Step for Recompute {
         }
         match &pass.sharing {
             Some(sharing) => {
-                check(sharing.reduce(of_weights, &pass.targets, &pass.shards[0].device(), sink));
+                check(sharing.reduce(of_weights, &pass.targets, sink));
             }
             None => {
                 for (target, gradient) in pass.targets.iter().zip(of_weights) {
@@ -160,16 +160,13 @@ where
         span.in_scope(|| erased::erase(body(&gathered, erased::restore(plain_inputs.clone()))));
     drop(gathered);
 
-    let target = |(tie, value): (&Option<Tie>, &Erased)| {
-        tie.as_ref().map(|tie| Target { place: tie.place().clone(), dtype: value.dtype() })
-    };
     let rerun: Rerun = Box::new(move |weights, inputs| {
         erased::erase(body(&params::with_values(template, weights), erased::restore(inputs)))
     });
     let kept = sharing.is_some_and(|sharing| sharing.keep() == Keep::Backward);
     let pass = Arc::new(RecomputePass {
         sharing: sharing.cloned(),
-        targets: ties.iter().zip(&values).map(target).collect(),
+        targets: Target::of(&values, &ties),
         shards,
         inputs: Mutex::new(plain_inputs),
         input_ties: input_ties.clone(),
@@ -183,6 +180,10 @@ where
         sharing.schedule.push(sharing.unit, Arc::downgrade(&erased));
     }
 
+    let (values, ties) = match sharing {
+        Some(sharing) => tape::stand_ins(values, ties, sharing.weights.device()),
+        None => (values, ties),
+    };
     let parents: Vec<_> = values.into_iter().chain(inputs).collect();
     let ties: Vec<_> = ties.into_iter().chain(input_ties).collect();
     let anchor = ties.iter().position(Option::is_some).expect("something is on a tape");

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 
 use super::Erased;
 use super::flat::FlatLayout;
-use super::tape::{Place, Sink};
+use super::tape::{Place, Sink, Tie};
 use crate::comm::{Collective, CommError, ProcessGroup, ReduceOp, TensorWork};
 
 /// Gradients of whole parameters that were not reduced yet, by parameter.
@@ -32,11 +32,23 @@ impl Unreduced {
     }
 }
 
-/// Where the gradient of a shard goes and what type it has.
+/// Where the gradient of a shard goes, what type it has and where it rests.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) place: Place,
     pub(crate) dtype: DType,
+    pub(crate) device: Device,
+}
+
+impl Target {
+    /// Names the target of each parameter that has a tie.
+    pub(crate) fn of(values: &[Erased], ties: &[Option<Tie>]) -> Vec<Option<Self>> {
+        let target = |(value, tie): (&Erased, &Option<Tie>)| {
+            let place = tie.as_ref()?.place().clone();
+            Some(Self { place, dtype: value.dtype(), device: value.device() })
+        };
+        values.iter().zip(ties).map(target).collect()
+    }
 }
 
 /// A reduction under way.
@@ -73,7 +85,7 @@ impl PendingReduction {
         let part = span.in_scope(|| self.work.wait())?;
         let shards = self.layout.unpack_part(part, self.rank);
         for (target, gradient) in self.targets.into_iter().zip(shards) {
-            sink(&target.place, gradient.cast(target.dtype));
+            sink(&target.place, gradient.cast(target.dtype).moved_to(&target.device));
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{DType, Device};
+use burn::tensor::DType;
 
 use super::Erased;
 use super::reduce::{PendingReduction, Target, Unreduced};
@@ -83,7 +83,6 @@ impl Sharing {
         &self,
         gradients: Vec<Option<Erased>>,
         targets: &[Option<Target>],
-        device: &Device,
         sink: &mut Sink<'_>,
     ) -> Result<(), CommError> {
         let dtype = self
@@ -101,9 +100,9 @@ impl Sharing {
         // A parameter that this rank did not use is a zero to the others, and the call is made in
         // any case: they may have used it.
         let filled = |(index, gradient): (usize, Option<Erased>)| {
-            targets[index]
-                .is_some()
-                .then(|| gradient.unwrap_or_else(|| layout.zeros(index, dtype, device)))
+            targets[index].is_some().then(|| {
+                gradient.unwrap_or_else(|| layout.zeros(index, dtype, self.weights.device()))
+            })
         };
         let whole: Vec<_> = gradients.into_iter().enumerate().filter_map(filled).collect();
         let layout = layout.filter(|index| targets[index].is_some());

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use burn::backend::autodiff::NodeId;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, DispatchTensor, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use super::Erased;
 use crate::comm::Bridge;
@@ -149,6 +149,30 @@ pub(crate) fn chain(
     tied.fold(segment(&parents[anchor], first, last), |token, (parent, parent_tie)| {
         tie(&token, parent, parent_tie)
     })
+}
+
+/// Returns what stands for parameters on the tape of the device on which their unit computes, and the
+/// ties of that.
+///
+/// Parameters that rest elsewhere cannot be parents there. Their gradients are left at their places
+/// all the same; of all of them one leaf without meaning is a parent, so that steps are recorded.
+pub(crate) fn stand_ins(
+    values: Vec<Erased>,
+    ties: Vec<Option<Tie>>,
+    device: &Device,
+) -> (Vec<Erased>, Vec<Option<Tie>>) {
+    let mut has_leaf = false;
+    let stand_in = |(value, tie): (Erased, Option<Tie>)| {
+        let (Some(tie), true) = (&tie, value.device() != *device) else { return (value, tie) };
+        let node = value.node().expect("a parameter with a tie is on a tape");
+        let _ = tie.place.set(node);
+        if std::mem::replace(&mut has_leaf, true) {
+            return (value, None);
+        }
+        let leaf = Erased::zeros(vec![1], value.dtype(), device).lift(value.strategy());
+        (leaf.require_grad(), Some(Tie::default()))
+    };
+    values.into_iter().zip(ties).map(stand_in).unzip()
 }
 
 /// Ties an input that the body also reads directly, and returns what the body reads.

@@ -105,7 +105,7 @@ impl<B: Bridge> Backward<B, 1> for SegmentBackward {
     fn backward(self, ops: Ops<SharedStep, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         ops.state.0.run(&mut |place, gradient| {
             if let Some(node) = place.get() {
-                grads.register::<B>(*node, B::down(gradient));
+                gradient.register(*node, grads);
             }
         });
     }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use burn::tensor::DType;
+use burn::tensor::{DType, Device};
 
 use super::flat::FlatLayout;
 use super::{Erased, GatheredBytes};
@@ -28,6 +28,8 @@ pub(crate) struct Weights {
     dtype: Option<DType>,
     /// Whether they stay when no lease is left.
     keeps: bool,
+    /// Where the unit computes; its shards may rest elsewhere.
+    device: Device,
     live: Arc<GatheredBytes>,
     state: Mutex<State>,
 }
@@ -77,15 +79,23 @@ impl Weights {
         group: ProcessGroup,
         dtype: Option<DType>,
         keeps: bool,
+        device: Device,
         live: Arc<GatheredBytes>,
     ) -> Self {
-        Self { name, layout, group, dtype, keeps, live, state: Mutex::default() }
+        Self { name, layout, group, dtype, keeps, device, live, state: Mutex::default() }
     }
 
     /// Makes the same for other values of the parameters.
     pub(crate) fn renewed(&self) -> Self {
-        let Self { name, layout, group, dtype, keeps, live, state: _ } = self;
-        Self::new(Arc::clone(name), layout.clone(), group.clone(), *dtype, *keeps, Arc::clone(live))
+        Self {
+            name: Arc::clone(&self.name),
+            layout: self.layout.clone(),
+            group: self.group.clone(),
+            device: self.device.clone(),
+            live: Arc::clone(&self.live),
+            state: Mutex::default(),
+            ..*self
+        }
     }
 
     /// Returns the name of the unit.
@@ -99,6 +109,11 @@ impl Weights {
 
     pub(crate) fn group(&self) -> &ProcessGroup {
         &self.group
+    }
+
+    /// Returns the plain device on which the unit computes.
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Issues the gather if the parameters are not there and not on their way.
@@ -141,9 +156,8 @@ impl Weights {
         let _issue = tracing::trace_span!("issue all_gather", unit = &*self.name).entered();
         let dtype = self.dtype.unwrap_or_else(|| shards[0].dtype());
         let cast: Vec<_> = shards.iter().map(|shard| shard.clone().cast(dtype)).collect();
-        let work = self
-            .group
-            .issue_with(Collective::AllGather { dim: 0 }, self.layout.pack_part(&cast))?;
+        let part = self.layout.pack_part(&cast).moved_to(&self.device);
+        let work = self.group.issue_with(Collective::AllGather { dim: 0 }, part)?;
         Ok(Box::new(work))
     }
 

@@ -79,6 +79,12 @@ impl Scope {
         Self { path, ..self.clone() }
     }
 
+    /// Returns the same place on another device.
+    #[must_use]
+    pub fn on(&self, device: Device) -> Self {
+        Self { device, ..self.clone() }
+    }
+
     /// Returns the device on which parameters are made.
     pub fn device(&self) -> &Device {
         &self.device
@@ -137,7 +143,7 @@ impl Scope {
     }
 
     /// Splits what this rank holds of a parameter along `dim` over `parts` ranks along `axes`, and
-    /// keeps part `index`.
+    /// keeps part `index` on the scope's device.
     ///
     /// The parameter keeps its identity. One without a value stays without, and makes only its
     /// block when it is used: no rank ever makes the whole.
@@ -168,9 +174,10 @@ impl Scope {
         }
         let range = spec.layout.block.range(dim);
         let (_, value, mapper) = param.consume();
-        let device = value.device();
+        let plain = self.device.clone().inner();
         let value = value.inner().narrow(dim, range.start - before, range.len());
-        let value = if device.is_autodiff() {
+        let value = if value.device() == plain { value } else { value.to_device(&plain) };
+        let value = if self.device.is_autodiff() {
             value.autodiff().set_require_grad(requires_grad)
         } else {
             value

@@ -17,6 +17,8 @@ pub struct ParameterEntry {
     pub shape: Vec<usize>,
     /// Whether it takes gradients.
     pub trainable: bool,
+    /// Where its value rests; plain.
+    pub device: Device,
 }
 
 impl ParameterEntry {
@@ -91,6 +93,7 @@ fn entry<const D: usize>(path: &[String], param: &Param<Tensor<D>>) -> Parameter
         id: param.id,
         shape: param.lazy_shape().to_vec(),
         trainable: takes_gradients(param),
+        device: param.lazy_device().inner(),
     }
 }
 

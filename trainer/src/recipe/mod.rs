@@ -55,7 +55,7 @@ impl Recipe {
             } else {
                 not_yet("this build has no CUDA backend; build with `--features cuda`")
             },
-            cpu_offload: not_yet("this version moves no state from a GPU to host memory yet"),
+            cpu_offload: traits.fully_shard,
             compile: not_yet("GPU devices always fuse and the CPU backend cannot; leave it out"),
         }
     }

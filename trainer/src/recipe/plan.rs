@@ -27,6 +27,7 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
             param_dtype: cast(device.param_dtype),
             reduce_dtype: cast(device.reduce_dtype),
             output_dtype: device.output_dtype.map(FloatType::dtype),
+            cpu_offload: device.cpu_offload,
             ..FullyShardConfig::default()
         },
         grad_scaler: device.grad_scaler.clone(),

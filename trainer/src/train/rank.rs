@@ -109,7 +109,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         let mut optimizers = build_optimizers(trainer, config, plan, &model)?;
         let dp_rank = plan.mesh.axis_rank(world.rank(), AxisSet::DP);
         let vocab_size = trainer.setup.vocab_size(config);
-        let ctx = DataContext { plan, device: device.clone(), dp_rank, vocab_size, shared: data };
+        let ctx = DataContext { plan, device, dp_rank, vocab_size, shared: data };
         let mut streams = hook("open data", S::Batch::open(&ctx))?;
         run.num_steps = match plan.training.length {
             RunLength::Steps(steps) => steps,
@@ -121,14 +121,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         let mut grad_scaler = plan.grad_scaler.clone().map(GradScaler::new);
         if let Some(checkpoint) = &resumed {
             let saved = save::saved_state(checkpoint)?;
-            save::restore_optimizers(
-                checkpoint,
-                &saved,
-                &model,
-                &mut optimizers,
-                &layouts,
-                &device,
-            )?;
+            save::restore_optimizers(checkpoint, &saved, &model, &mut optimizers, &layouts)?;
             hook("restore data", streams.train.restore(saved.data))?;
             callbacks.load_state(saved.callbacks)?;
             progress = saved.progress;
@@ -190,8 +183,8 @@ pub(super) fn apply_fully_shard<S: TrainingStep>(
     scope: &Scope,
     model: S::Model,
 ) -> Result<(S::Model, Option<FullyShard>), TrainError> {
-    // A group of one has nothing to share; its units still cast.
-    let has_use = plan.mesh.size(AxisSet::FSDP) > 1 || plan.fully_shard.casts();
+    // A group of one has nothing to share; its units still cast and move.
+    let has_use = plan.mesh.size(AxisSet::FSDP) > 1 || plan.fully_shard.converts();
     let Some(apply) = trainer.fully_shard.filter(|_| has_use) else {
         return Ok((model, None));
     };

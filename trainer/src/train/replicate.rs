@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 
 use super::layouts::Layouts;
 use crate::comm::{Collective, CommError, Erased, MeshComm, ReduceOp, TensorWork};
@@ -53,7 +53,8 @@ impl Replicate {
         gradients: &mut BTreeMap<String, Tensor<1>>,
         layouts: &Layouts,
     ) -> Result<ElementCounts, CommError> {
-        let mut buckets: BTreeMap<AxisSet, Bucket> = BTreeMap::new();
+        // Gradients in host memory and those on a device travel apart.
+        let mut buckets: BTreeMap<(AxisSet, bool), Bucket> = BTreeMap::new();
         let mut traveled = ElementCounts::default();
         let mut pending = Vec::new();
         let mut reduced = BTreeMap::new();
@@ -63,13 +64,16 @@ impl Replicate {
                 reduced.insert(path, gradient);
                 continue;
             }
-            let bucket = buckets.entry(axes).or_default();
+            let is_host = gradient.device() == Device::flex();
+            let bucket = buckets.entry((axes, is_host)).or_default();
             bucket.push(path, gradient);
             if bucket.bytes >= self.bucket_bytes {
                 pending.push(self.issue(std::mem::take(bucket), axes, &mut traveled)?);
             }
         }
-        for (axes, bucket) in buckets.into_iter().filter(|(_, bucket)| !bucket.parts.is_empty()) {
+        for ((axes, _), bucket) in
+            buckets.into_iter().filter(|(_, bucket)| !bucket.parts.is_empty())
+        {
             pending.push(self.issue(bucket, axes, &mut traveled)?);
         }
         for issued in pending {

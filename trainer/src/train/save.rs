@@ -102,9 +102,10 @@ pub(crate) fn restore_optimizers<M: Module>(
     model: &M,
     optimizers: &mut [Owned],
     layouts: &Layouts,
-    device: &Device,
 ) -> Result<(), TrainError> {
     let entries = nn::parameters(model);
+    let devices: BTreeMap<&str, &Device> =
+        entries.iter().map(|entry| (entry.path.as_str(), &entry.device)).collect();
     for Owned { optimizer, prefix } in optimizers {
         let name = optimizer.name().to_owned();
         let num_updates = saved.optimizers.get(&name).copied().unwrap_or_default();
@@ -121,7 +122,7 @@ pub(crate) fn restore_optimizers<M: Module>(
             let data =
                 checkpoint.read_shard(&key, &held.global_shape, &block(&held.layout.block))?;
             let len = data.num_elements();
-            Ok(Some(Tensor::<1>::from_data(reshape(data, vec![len]), device)))
+            Ok(Some(Tensor::<1>::from_data(reshape(data, vec![len]), devices[path])))
         })?;
     }
     Ok(())

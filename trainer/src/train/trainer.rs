@@ -166,8 +166,8 @@ impl<S: TrainingStep> Trainer<S> {
         {
             return Err(missing(capability));
         }
-        if plan.fully_shard.casts() && !self.shards_units() {
-            let missing = "units that compute in another type than `f32` need the setup trait `ApplyFullyShard`";
+        if plan.fully_shard.converts() && !self.shards_units() {
+            let missing = "units that compute in another type than `f32`, or whose shards rest in host memory, need the setup trait `ApplyFullyShard`";
             return Err(TrainError::hook("check", missing.into()));
         }
         self.setup.check(config, plan).map_err(|error| TrainError::hook("check", error))?;

@@ -19,6 +19,7 @@ mod layers;
 mod loss;
 #[path = "../fsdp/model.rs"]
 mod model;
+mod offload;
 #[path = "../fsdp/parity.rs"]
 mod parity;
 mod place;

@@ -23,6 +23,7 @@ pub(crate) fn check(case: &Case) -> Vec<Seen> {
     let single = Case {
         degrees: Degrees::default(),
         checkpointing: ActivationCheckpointing::None,
+        config: FullyShardConfig { cpu_offload: false, ..case.config.clone() },
         ..case.clone()
     };
     let reference = single.run().remove(0);

@@ -56,6 +56,8 @@ pub(crate) struct Seen {
     pub(crate) norms: Vec<f64>,
     pub(crate) first_gradients: Blocks,
     pub(crate) parameters: Blocks,
+    /// Where each parameter rests.
+    pub(crate) devices: BTreeMap<String, Device>,
     /// Operations of the shard group in the last step.
     pub(crate) operations: BTreeMap<&'static str, OpCount>,
     /// Bytes of gathered parameters: the peak of the last step, and what is left after it.
@@ -153,6 +155,8 @@ impl Case {
             values.insert(path.to_owned(), value);
         });
         seen.parameters = blocks(&scope, values);
+        let entries = nn::parameters(&model).into_iter();
+        seen.devices = entries.map(|entry| (entry.path, entry.device)).collect();
         Ok(seen)
     }
 
@@ -201,7 +205,7 @@ fn reduce(scope: &Scope, comm: &MeshComm, gradients: &mut BTreeMap<String, Tenso
         let group = comm.group(axes_to_reduce(layout));
         let data =
             group.all_reduce(gradient.clone().into_data(), ReduceOp::Sum).expect("ranks are there");
-        *gradient = Tensor::from_data(data, &device());
+        *gradient = Tensor::from_data(data, &gradient.device());
         let mut square = [kernels::sum_of_squares(gradient)];
         comm.group(layout.sharded_axes())
             .all_reduce_scalars(&mut square, ReduceOp::Sum)
