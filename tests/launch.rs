@@ -43,7 +43,7 @@ fn each_scheduler_gets_its_command() {
     let slurm =
         [("SLURM_JOB_ID", "1"), ("SLURM_JOB_NUM_NODES", "2"), ("SLURM_NTASKS_PER_NODE", "4")];
     let pbs = [("PBS_JOBID", "1"), ("PBS_NODEFILE", nodes.to_str().unwrap())];
-    let rows: [CommandRow<'_>; 8] = [
+    let rows: [CommandRow<'_>; 10] = [
         (&[], &[], "dream-train --config a.toml"),
         (
             &[],
@@ -83,6 +83,15 @@ fn each_scheduler_gets_its_command() {
             &["--scheduler", "slurm", "--nproc", "3"],
             "srun --ntasks=3 --mpi=pmix --kill-on-bad-exit=1 dream-train --config a.toml",
         ),
+        (&[], &["--scheduler", "local"], "dream-train --config a.toml"),
+        (
+            &[],
+            &["--scheduler", "local", "--nproc", "2"],
+            "DREAM_TRAIN_LAUNCHER=dream-train RANK=0 WORLD_SIZE=2 LOCAL_RANK=0 LOCAL_WORLD_SIZE=2 \
+             MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 dream-train --config a.toml\n\
+             DREAM_TRAIN_LAUNCHER=dream-train RANK=1 WORLD_SIZE=2 LOCAL_RANK=1 LOCAL_WORLD_SIZE=2 \
+             MASTER_ADDR=127.0.0.1 MASTER_PORT=29500 dream-train --config a.toml",
+        ),
     ];
     for (variables, arguments, expected) in rows {
         let variables: Vec<(&str, String)> =
@@ -100,6 +109,34 @@ fn numbers_that_contradict_each_other_are_refused() {
     let output = command(folder.path(), &arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("9 processes do not take 2 nodes"), "{}", text(&output));
+}
+
+#[test]
+fn processes_of_one_machine_have_neither_nodes_nor_a_launcher() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows: [(&[&str], &str); 2] = [
+        (&["--nodes", "2", "--ranks-per-node", "2"], "on this machine only"),
+        (&["--nproc", "2", "--launcher-arg=--bind-to"], "has nowhere to go"),
+    ];
+    for (arguments, expected) in rows {
+        let arguments = [&["launch", "--scheduler", "local"][..], arguments].concat();
+        let output = command(folder.path(), &arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+        assert!(text(&output).contains(expected), "{}", text(&output));
+    }
+}
+
+/// CPU ranks that are processes meet over MPI, which this launcher does not start: every one says so,
+/// and the supervisor ends with the exit code of the first.
+#[test]
+fn processes_that_cannot_join_end_the_run() {
+    let folder = folder();
+    let arguments = ["launch", "--scheduler", "local", "--nproc", "2", "--config", "run.toml"];
+    let output = command(folder.path(), &arguments).output().unwrap();
+    let shown = text(&output);
+    assert_eq!(output.status.code(), Some(3), "{shown}");
+    assert!(shown.contains("dream-train started 2 processes"), "{shown}");
+    assert!(shown.contains("launch: the run ended with exit code 3"), "{shown}");
 }
 
 /// The comment `#   COMMAND` of a template is what its last line starts in an allocation of the

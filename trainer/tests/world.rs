@@ -136,7 +136,7 @@ fn contradictions_name_the_variables() {
         ),
         (
             "DREAM_TRAIN_LAUNCHER=srun",
-            "`DREAM_TRAIN_LAUNCHER` is `srun` but must be one of `torchrun`, `slurm`, `openmpi`, `pmi`, `none`",
+            "`DREAM_TRAIN_LAUNCHER` is `srun` but must be one of `dream-train`, `torchrun`, `slurm`, `openmpi`, `pmi`, `none`",
         ),
         (
             "DREAM_TRAIN_LAUNCHER=slurm RANK=0 WORLD_SIZE=1",

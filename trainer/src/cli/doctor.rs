@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::train::{RunArgs, load};
 use super::{Exit, Failure, gpu};
-use crate::comm::{join, process_engine};
+use crate::comm::{Engine, join, process_engine};
+use crate::config::DeviceKind;
 use crate::kernels;
 use crate::recipe::Recipe;
 use crate::world::env;
@@ -51,7 +52,7 @@ pub(super) fn run(
         kernel(),
         threads(),
         processes(),
-        launcher(),
+        launcher(run, recipes),
         output(Path::new("outputs")),
     ];
     findings.extend(gpu::findings());
@@ -145,18 +146,20 @@ fn threads() -> Finding {
 
 /// Says what joins ranks that are processes.
 fn processes() -> Finding {
-    let none = || "none; ranks in several processes need a build with `--features mpi`".into();
+    let none =
+        || "no MPI; CPU ranks in several processes need a build with `--features mpi`".into();
     ok("processes", process_engine().unwrap_or_else(none))
 }
 
-fn launcher() -> Finding {
+fn launcher(run: &RunArgs, recipes: &[Recipe]) -> Finding {
     match env::detect(&env::variables()) {
-        Ok(None) => ok("launcher", "none; ranks are threads of this process"),
+        Ok(None) => ok("launcher", "none; ranks are started here"),
         Ok(Some(external)) => {
             let world = external.world;
             let found = format!("{}, rank {} of {}", world.launcher, world.rank, world.world_size);
             if world.world_size > 1
-                && let Err(error) = join(&external)
+                && let Some(engine) = engine(run, recipes)
+                && let Err(error) = join(&external, engine)
             {
                 let (level, remedy) = (Level::Error, Some(error.to_string()));
                 return Finding { check: "launcher", level, found, remedy };
@@ -169,6 +172,18 @@ fn launcher() -> Finding {
             found: error.to_string(),
             remedy: None,
         },
+    }
+}
+
+/// Returns what would join the processes: NCCL if the configuration asks for CUDA. Without one only a
+/// build that knows nothing but CPU ranks can tell.
+fn engine(run: &RunArgs, recipes: &[Recipe]) -> Option<Engine> {
+    let device = load(run, recipes).ok().map(|(_, resolved, _)| resolved.device.kind);
+    match device {
+        Some(DeviceKind::Cuda) => Some(Engine::Nccl),
+        Some(DeviceKind::Wgpu) => None,
+        Some(DeviceKind::Cpu) => Some(Engine::Mpi),
+        None => (!cfg!(feature = "cuda")).then_some(Engine::Mpi),
     }
 }
 

@@ -1,8 +1,10 @@
 //! What `doctor` says about the GPU devices of this build.
 
 use super::doctor::Finding;
-#[cfg(feature = "cube")]
+#[cfg(any(feature = "cube", test))]
 use super::doctor::{Level, ok};
+#[cfg(any(feature = "cuda", test))]
+use crate::comm::nccl::{OLDEST as OLDEST_NCCL, SHARING_VERSION, dotted};
 
 /// Returns a finding for each part of every GPU backend that was built in.
 pub(super) fn findings() -> Vec<Finding> {
@@ -50,18 +52,64 @@ fn cuda() -> Vec<Finding> {
     } else {
         ok("nvrtc", "not needed: kernels are compiled by LLVM")
     };
-    let nccl = match software.nccl {
-        Some(version) => {
-            let (major, minor) = (version / 10_000, version / 100 % 100);
-            ok("nccl", format!("libnccl {major}.{minor}, which this version does not use"))
-        }
-        None => ok("nccl", "no libnccl, which this version does not use"),
-    };
-    let ranks = ok("gpu ranks", "threads of one process, which hand each other device tensors");
-    vec![driver, compiler, nccl, ranks]
+    vec![driver, compiler, nccl(software.nccl), ranks(software.nccl)]
 }
 
-#[cfg(feature = "cube")]
+/// Says which NCCL there is.
+#[cfg(any(feature = "cuda", test))]
+fn nccl(version: Option<u32>) -> Finding {
+    match version {
+        Some(version) if version < OLDEST_NCCL => missing(
+            "nccl",
+            &format!("libnccl {}", dotted(version)),
+            "ranks in several processes need NCCL 2.18 or later; without it they are threads",
+        ),
+        Some(version) => ok("nccl", format!("libnccl {}", dotted(version))),
+        None => missing(
+            "nccl",
+            "no libnccl",
+            "ranks in several processes need NCCL: install libnccl2, or put the folder of a libnccl.so on LD_LIBRARY_PATH (the package nvidia-nccl-cu13 of PyPI holds one); without it they are threads",
+        ),
+    }
+}
+
+/// Says what ranks are, and whether several of them can share a GPU.
+#[cfg(any(feature = "cuda", test))]
+fn ranks(version: Option<u32>) -> Finding {
+    let found = match version {
+        Some(version) if version >= SHARING_VERSION => {
+            "a process for each, over NCCL; several may share a GPU (NCCL_MULTI_RANK_GPU_ENABLE=1, set where this program starts them)"
+        }
+        Some(version) if version >= OLDEST_NCCL => {
+            "a process for each, over NCCL; those that share a GPU must be threads (`device_parameters.ranks = \"threads\"`), or NCCL 2.30 or later"
+        }
+        _ => "threads of one process, which hand each other device tensors",
+    };
+    ok("gpu ranks", found)
+}
+
+#[cfg(any(feature = "cube", test))]
 fn missing(check: &'static str, found: &str, remedy: &str) -> Finding {
     Finding { check, level: Level::Warn, found: found.into(), remedy: Some(remedy.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_nccl_has_its_advice() {
+        let rows = [
+            (None, Level::Warn, "no libnccl", "threads of one process"),
+            (Some(21_602), Level::Warn, "libnccl 2.16.2", "threads of one process"),
+            (Some(22_809), Level::Ok, "libnccl 2.28.9", "must be threads"),
+            (Some(23_004), Level::Ok, "libnccl 2.30.4", "several may share a GPU"),
+        ];
+        for (version, level, found, shared) in rows {
+            let finding = nccl(version);
+            assert_eq!((finding.level, finding.found.as_str()), (level, found));
+            assert_eq!(finding.remedy.is_some(), level == Level::Warn, "{found}");
+            assert!(ranks(version).found.contains(shared), "{found}");
+        }
+    }
 }

@@ -13,6 +13,7 @@ use super::{
     profile, selftest, summarize, topo, train,
 };
 use crate::comm::{Ranks, Reduction, joined};
+use crate::config::DeviceKind;
 use crate::recipe::Recipe;
 
 /// Trains models on any mesh of devices, from one configuration file.
@@ -85,7 +86,8 @@ fn run(
     recipes: &[Recipe],
     out: &mut impl Write,
 ) -> Result<u8, Failure> {
-    let cli = match Cli::try_parse_from(arguments) {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows where each goes.
@@ -98,13 +100,32 @@ fn run(
     match &cli.command {
         Some(Command::Launch(args)) => return launch::run(args, run, out),
         None => {
-            if let Some(code) = launch::run_supervised(&cli.supervision, run)? {
+            if let Some(code) = launch::run_supervised(&cli.supervision, run, recipes)? {
                 return Ok(code);
             }
         }
-        Some(_) => {}
+        Some(command) => {
+            if let Some(processes) = processes(command, run, recipes)? {
+                return launch::run_again(processes, arguments.into_iter().skip(1).collect());
+            }
+        }
     }
     dispatch(cli.command.as_ref(), run, recipes, out).map(|exit| exit as u8)
+}
+
+/// Returns the number of processes that a command starts, if its ranks are such.
+fn processes(
+    command: &Command,
+    run: &RunArgs,
+    recipes: &[Recipe],
+) -> Result<Option<usize>, Failure> {
+    let (device, ranks) = match command {
+        Command::Benchmark(_) | Command::Profile(_) => return train::processes(run, recipes),
+        Command::Selftest(args) => (args.device, args.world_size),
+        _ => return Ok(None),
+    };
+    let is_alone = train::launched()?.is_none();
+    Ok((is_alone && train::are_processes(device, ranks, None)).then_some(ranks))
 }
 
 fn dispatch(
@@ -130,13 +151,13 @@ fn dispatch(
             summarize::run(args, run, recipes, out).map(|()| Exit::Ok)
         }
         Some(Command::Selftest(args)) => {
-            let ranks = train::world(args.world_size, Reduction::MemberOrder)?;
+            let ranks = train::world(args.world_size, args.device, Reduction::MemberOrder)?;
             let run = |out: &mut dyn Write| selftest::run(args, &ranks, out);
             ended(shown(&ranks, out, run), Exit::Environment)
         }
         Some(Command::Doctor(args)) => doctor::run(args, run, recipes, out).map(|()| Exit::Ok),
         Some(Command::BenchComm(args)) => {
-            let ranks = train::world(args.world_size, args.reduction)?;
+            let ranks = train::world(args.world_size, DeviceKind::Cpu, args.reduction)?;
             let run = |out: &mut dyn Write| bench_comm::run(args, &ranks, out);
             ended(shown(&ranks, out, run), Exit::Environment)
         }

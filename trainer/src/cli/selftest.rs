@@ -6,10 +6,12 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use crate::comm::{
-    CHECKS, CheckError, CommError, CommTimeouts, MeshComm, RankContext, Ranks, handshake, launch,
+    CHECKS, CheckError, CommError, CommTimeouts, DeviceCheck, MeshComm, RankContext, Ranks,
+    handshake, launch,
 };
+use crate::config::DeviceKind;
 use crate::mesh::{Axis, AxisSet, Degree, Degrees, DeviceMesh, MeshError, MeshOrder};
-use crate::train::gather_text;
+use crate::train::{device_of, gather_text};
 
 /// Which world to test.
 #[derive(Debug, Clone, clap::Args)]
@@ -17,6 +19,9 @@ pub struct SelftestArgs {
     /// Number of ranks, as threads of this process; under a launcher, its processes are the ranks
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub world_size: usize,
+    /// Device of the ranks; with `cuda`, ranks are processes where NCCL is found
+    #[arg(long, value_enum, default_value = "cpu")]
+    pub device: DeviceKind,
     /// Tensor parallelism: a number or `auto` [default: 1]
     #[arg(long, value_name = "DEGREE")]
     pub tp: Option<Degree>,
@@ -57,6 +62,9 @@ pub enum SelftestError {
         /// Number of ranks.
         world_size: usize,
     },
+    /// This build cannot use the device.
+    #[error("this build has no {0:?} device; build with `--features {feature}`", feature = feature(*.0))]
+    NoDevice(DeviceKind),
     /// The table could not be written.
     #[error("cannot write the result of the selftest")]
     Write(#[source] io::Error),
@@ -74,6 +82,14 @@ type Verdict = Result<String, BTreeMap<usize, String>>;
 pub fn run(args: &SelftestArgs, ranks: &Ranks, out: &mut dyn Write) -> Result<(), SelftestError> {
     let world_size = ranks.world_size();
     let mesh = resolve(args, world_size)?;
+    let is_built = match args.device {
+        DeviceKind::Cpu => true,
+        DeviceKind::Wgpu => cfg!(feature = "wgpu"),
+        DeviceKind::Cuda => cfg!(feature = "cuda"),
+    };
+    if !is_built {
+        return Err(SelftestError::NoDevice(args.device));
+    }
     let timeouts = CommTimeouts::uniform(Duration::from_secs(args.timeout));
     let start = Instant::now();
     let mut table = Table { out, total: 0, failed: 0 };
@@ -83,12 +99,32 @@ pub fn run(args: &SelftestArgs, ranks: &Ranks, out: &mut dyn Write) -> Result<()
         });
         table.row(check.name, verdict.map(|()| String::new())).map_err(SelftestError::Write)?;
     }
+    if args.device != DeviceKind::Cpu {
+        for check in DeviceCheck::all() {
+            let verdict = on_all_ranks(ranks, timeouts, |ctx| {
+                let device =
+                    device_of(args.device, &ctx.world).map_err(|error| error.to_string())?;
+                check.run(&ctx.world_group(), &device).map_err(|error| error.to_string())
+            });
+            let verdict = verdict.map(|()| String::new());
+            table.row(&check.name(), verdict).map_err(SelftestError::Write)?;
+        }
+    }
     for axes in handshake_sets(&mesh) {
         let name = format!("handshake along {axes}");
         let verdict = shake_hands(ranks, &mesh, timeouts, axes);
         table.row(&name, verdict).map_err(SelftestError::Write)?;
     }
     table.end(world_size, start.elapsed())
+}
+
+/// Returns the feature a build needs for a device.
+fn feature(device: DeviceKind) -> &'static str {
+    match device {
+        DeviceKind::Cpu => "default",
+        DeviceKind::Wgpu => "wgpu",
+        DeviceKind::Cuda => "cuda",
+    }
 }
 
 fn resolve(args: &SelftestArgs, world_size: usize) -> Result<DeviceMesh, MeshError> {

@@ -8,11 +8,11 @@ use clap::{ArgAction, Args};
 
 use super::{Exit, Failure, logging};
 use crate::callbacks::{self, Terminal, Verbosity};
-use crate::comm::{Ranks, Reduction, join};
-use crate::config::{self, Loaded, ReportStyle, ResolvedConfig, Sources};
+use crate::comm::{Engine, Ranks, Reduction, join};
+use crate::config::{self, DeviceKind, Loaded, RankKind, ReportStyle, ResolvedConfig, Sources};
 use crate::recipe::{Prepared, Recipe, find};
 use crate::train::{Interrupt, RunOutcome, RunPlan};
-use crate::world::env;
+use crate::world::{env, nccl_version, visible_gpus};
 
 /// Which configuration, and how it is run.
 #[derive(Debug, Clone, Default, Args)]
@@ -24,7 +24,7 @@ pub(crate) struct RunArgs {
     /// Sets one key, `table.key=value`; wins over files and environment
     #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
     pub(crate) sets: Vec<String>,
-    /// Number of ranks started as threads; short for `--set device_parameters.world_size=N`
+    /// Number of ranks started here; short for `--set device_parameters.world_size=N`
     #[arg(long, value_name = "N", id = "run_world_size")]
     pub(crate) world_size: Option<usize>,
     /// Prints the resolved configuration with the origin of each value and runs nothing
@@ -114,7 +114,10 @@ pub(super) fn load<'a>(
         let text = "error: no configuration; give `--config FILE`, for example `--config configs/llama3_debug.toml`".into();
         return Err(Failure { text, exit: Exit::Usage });
     }
-    let loaded = config::load(&args.sources()).map_err(fail)?;
+    let mut loaded = config::load(&args.sources()).map_err(fail)?;
+    if launched.is_none() && loaded.config.device_parameters.device == DeviceKind::Cuda {
+        loaded.gpus = visible_gpus();
+    }
     let resolved = loaded.resolve(launched).map_err(fail)?;
     let recipe = find(recipes, &resolved.model).map_err(fail)?;
     Ok((loaded, resolved, recipe))
@@ -129,17 +132,50 @@ pub(super) fn launched() -> Result<Option<env::External>, Failure> {
 
 /// Returns the ranks of a plan.
 pub(super) fn ranks(plan: &RunPlan) -> Result<Ranks, Failure> {
-    world(plan.mesh.world_size(), plan.reduction)
+    world(plan.mesh.world_size(), plan.device, plan.reduction)
 }
 
 /// Returns the processes of a launcher's world, which this one joins, or `num_threads` ranks that
 /// are threads.
-pub(super) fn world(num_threads: usize, reduction: Reduction) -> Result<Ranks, Failure> {
+pub(super) fn world(
+    num_threads: usize,
+    device: DeviceKind,
+    reduction: Reduction,
+) -> Result<Ranks, Failure> {
     let Some(external) = launched()? else {
         return Ok(Ranks::Threads(num_threads));
     };
-    let process = join(&external).map_err(|error| Failure::new(&error, Exit::Environment))?;
+    let engine = if device == DeviceKind::Cuda { Engine::Nccl } else { Engine::Mpi };
+    let process =
+        join(&external, engine).map_err(|error| Failure::new(&error, Exit::Environment))?;
     Ok(Ranks::Process(process, reduction))
+}
+
+/// Returns the number of processes that a run starts on this machine, if its ranks are such and no
+/// launcher has started them.
+///
+/// The plan is checked first, so that what is wrong with it is said once.
+pub(super) fn processes(args: &RunArgs, recipes: &[Recipe]) -> Result<Option<usize>, Failure> {
+    let is_nothing = args.config.is_empty() && args.sets.is_empty();
+    if args.cfg || is_nothing || launched()?.is_some() {
+        return Ok(None);
+    }
+    let (loaded, resolved, recipe) = load(args, recipes)?;
+    let ranks = resolved.device.mesh.world_size();
+    if !are_processes(resolved.device.kind, ranks, resolved.device.ranks) {
+        return Ok(None);
+    }
+    recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    Ok(Some(ranks))
+}
+
+/// Tells whether so many ranks are processes of this machine.
+pub(super) fn are_processes(device: DeviceKind, ranks: usize, wish: Option<RankKind>) -> bool {
+    let wants = || match wish {
+        Some(wish) => wish == RankKind::Processes,
+        None => nccl_version().is_some(),
+    };
+    device == DeviceKind::Cuda && ranks > 1 && wants()
 }
 
 /// Trains, or prints the plan with `--cfg`.

@@ -28,14 +28,20 @@ static HANDED_OVER: Mutex<Vec<CubeTensor>> = Mutex::new(Vec::new());
 /// Runs what is queued for a tensor and returns its value, to which nobody will write. The device
 /// may still be computing it.
 pub(super) fn settle(tensor: FloatTensor<Cube>) -> CubeTensor {
-    let client = tensor.client.clone();
-    let tensor = client.resolve_tensor_float::<CubeBackend>(tensor);
+    let tensor = resolve(tensor);
     // A buffer with other holders may be kept already, and two keepers would wait for each other.
     let tensor = if tensor.can_mut() { tensor } else { tensor.copy() };
     let mut kept = HANDED_OVER.lock().unwrap_or_else(PoisonError::into_inner);
     kept.retain(|kept| !kept.can_mut());
     kept.push(tensor.clone());
     tensor
+}
+
+/// Runs what is queued for a tensor and returns its value, for one who holds on to it as long as it is
+/// read and shares it with no other thread.
+pub(super) fn resolve(tensor: FloatTensor<Cube>) -> CubeTensor {
+    let client = tensor.client.clone();
+    client.resolve_tensor_float::<CubeBackend>(tensor)
 }
 
 /// Enters a value into the queue of the calling thread.

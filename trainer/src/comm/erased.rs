@@ -158,6 +158,12 @@ impl Erased {
         self.reshape(vec![len])
     }
 
+    /// Returns the tensor with its dimensions in another order.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn permute(self, axes: &[usize]) -> Self {
+        Self(Dispatch::float_permute(self.0, axes))
+    }
+
     /// Returns `len` places of a dimension from `start` on.
     pub(crate) fn narrow(self, dim: usize, start: usize, len: usize) -> Self {
         let slices = selection(&self.shape(), dim, start, len);
@@ -239,6 +245,15 @@ impl Erased {
     }
 }
 
+/// Runs what is queued for the tensor, whose value the caller keeps while it is read.
+#[cfg(feature = "cuda")]
+pub(crate) fn resolve(tensor: Erased) -> Settled {
+    if matches!(tensor.0.kind, DispatchTensorKind::Cube(_)) {
+        return Settled::Cube(super::cube::resolve(Cube::down(tensor)));
+    }
+    Settled::Other(tensor)
+}
+
 /// Tells whether tensors of a device lie in host memory.
 pub(crate) fn is_host(device: &Device) -> bool {
     matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
@@ -252,6 +267,10 @@ fn selection(shape: &[usize], dim: usize, start: usize, len: usize) -> Vec<Slice
 }
 
 /// A plain tensor for which nothing is queued any more: it may go to another thread.
+#[cfg_attr(
+    feature = "cube",
+    expect(clippy::large_enum_variant, reason = "it is moved a few times per collective")
+)]
 #[derive(Debug, Clone)]
 pub(crate) enum Settled {
     /// On a device of `CubeCL`, outside its fusion queues.

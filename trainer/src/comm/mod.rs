@@ -1,10 +1,10 @@
 //! Communication between ranks: process groups, the collectives over them, and the backends for
-//! ranks that are threads and, with the feature `mpi`, processes.
+//! ranks that are threads and, with the features `mpi` and `cuda`, processes.
 //!
 //! | start here | for |
 //! | --- | --- |
 //! | [`launch`] | ranks as threads of this process, or this process as one rank, with a [`Fabric`] between them |
-//! | [`join`] | the world of processes that a launcher such as `mpirun` started |
+//! | [`join`] | the world of processes that a launcher such as `mpirun` or `torchrun` started |
 //! | [`MeshComm`] | the [`ProcessGroup`] of a rank along any axes of a mesh |
 //! | [`ProcessGroup`] | the collectives, blocking and as [`Work`] |
 //! | [`Transport`] | the seam behind which other backends fit |
@@ -28,6 +28,7 @@ mod checks;
 mod counters;
 #[cfg(feature = "cube")]
 mod cube;
+mod device_checks;
 pub mod differentiable;
 #[cfg(feature = "mpi")]
 #[path = "mpi/mod.rs"]
@@ -39,10 +40,14 @@ mod erased;
 mod error;
 mod fabric;
 mod group;
+#[cfg(any(feature = "mpi", feature = "cuda", test))]
+mod header;
 mod identity;
 mod launch;
 mod local;
 mod mesh_comm;
+#[cfg(any(feature = "cuda", test))]
+pub(crate) mod nccl;
 mod problem;
 mod process;
 mod tensor_work;
@@ -53,6 +58,7 @@ pub use bandwidth::{algorithm_bandwidth, bus_factor, nominal_bytes};
 pub use call::{Call, Collective, Memory, ReduceOp};
 pub use checks::{CHECKS, Check, CheckError, handshake};
 pub use counters::{CommCounters, OpCount};
+pub use device_checks::DeviceCheck;
 pub(crate) use erased::Bridge;
 pub use erased::Erased;
 pub use error::{CommError, Side};
@@ -63,7 +69,7 @@ pub use launch::{RankContext, RankFailure, RankFault, Ranks, launch, launch_thre
 pub use local::ThreadFabric;
 pub use mesh_comm::MeshComm;
 pub use problem::CallProblem;
-pub use process::{JoinError, ProcessWorld, Reduction, join, joined, process_engine};
+pub use process::{Engine, JoinError, ProcessWorld, Reduction, join, joined, process_engine};
 pub(crate) use tensor_work::TensorWork;
 pub use tensor_work::{DeviceTransport, PendingTensor};
 pub use transport::{CommTimeouts, Pending, Transport};

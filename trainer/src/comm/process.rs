@@ -31,6 +31,15 @@ pub enum Reduction {
     Library,
 }
 
+/// What joins ranks that are processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// MPI, for ranks that compute on processors.
+    Mpi,
+    /// NCCL, for ranks that compute on NVIDIA's GPUs.
+    Nccl,
+}
+
 /// One rank of a world whose ranks are processes.
 pub trait ProcessWorld: fmt::Debug + Send + Sync {
     /// Returns which rank this process is.
@@ -106,6 +115,57 @@ pub enum JoinError {
         /// The MPI library.
         library: String,
     },
+    /// GPU ranks do not know where they meet.
+    #[error(
+        "{launcher} started this process, but {} not set, so GPU ranks do not know where to meet; export both on every process (an address of rank 0's machine and a free port of it), or build with `--features mpi` and start with `mpirun` or `srun --mpi=pmix`",
+        named(missing)
+    )]
+    NoMeeting {
+        /// The launcher.
+        launcher: Launcher,
+        /// The variables that are not set.
+        missing: Vec<&'static str>,
+    },
+    /// There is no port beside the one that the launcher uses.
+    #[error("`MASTER_PORT` is {port}, which `torchrun` uses itself, and there is no port after it")]
+    NoPort {
+        /// The port.
+        port: u16,
+    },
+    /// Software of NVIDIA's is missing.
+    #[error(
+        "GPU ranks in several processes need {what}, which this machine does not have; {remedy}, or set `device_parameters.ranks = \"threads\"`; `dream-train doctor` shows what is there"
+    )]
+    Software {
+        /// What is missing.
+        what: &'static str,
+        /// What helps.
+        remedy: &'static str,
+    },
+    /// NCCL is too old.
+    #[error("this machine has NCCL {found}, but GPU ranks in several processes need 2.18 or later")]
+    OldNccl {
+        /// Its version.
+        found: String,
+    },
+    /// There is no GPU.
+    #[error("rank {rank} finds no GPU on this machine; `dream-train doctor` says what is missing")]
+    NoGpu {
+        /// The rank.
+        rank: usize,
+    },
+    /// Ranks would share a GPU.
+    #[error(
+        "this machine shows {ranks} ranks {gpus} GPUs: {problem}; `device_parameters.ranks = \"threads\"` runs them in one process instead"
+    )]
+    SharedGpu {
+        /// Ranks of this machine.
+        ranks: usize,
+        /// GPUs that a rank sees.
+        gpus: usize,
+        /// What is in the way.
+        problem: String,
+    },
     /// Something else started MPI in this process.
     #[error("MPI was already started in this process")]
     Started,
@@ -126,12 +186,26 @@ static JOINED: OnceLock<Arc<dyn ProcessWorld>> = OnceLock::new();
 /// # Errors
 ///
 /// See [`JoinError`].
-pub fn join(external: &External) -> Result<Arc<dyn ProcessWorld>, JoinError> {
+pub fn join(external: &External, engine: Engine) -> Result<Arc<dyn ProcessWorld>, JoinError> {
     if let Some(world) = joined() {
         return Ok(world);
     }
-    let world = engine::join(external)?;
+    let world = match engine {
+        Engine::Mpi => engine::join(external)?,
+        Engine::Nccl => join_gpus(external)?,
+    };
     Ok(Arc::clone(JOINED.get_or_init(|| world)))
+}
+
+#[cfg(feature = "cuda")]
+fn join_gpus(external: &External) -> Result<Arc<dyn ProcessWorld>, JoinError> {
+    super::nccl::join(external)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn join_gpus(external: &External) -> Result<Arc<dyn ProcessWorld>, JoinError> {
+    let (launcher, world_size) = (external.world.launcher, external.world.world_size);
+    Err(JoinError::NotBuilt { launcher, world_size })
 }
 
 /// Returns the world this process has joined.
@@ -139,7 +213,14 @@ pub fn joined() -> Option<Arc<dyn ProcessWorld>> {
     JOINED.get().cloned()
 }
 
-/// Describes the engine for ranks in several processes that this build has, if it has one.
+/// Describes the engine for CPU ranks in several processes that this build has, if it has one.
 pub fn process_engine() -> Option<String> {
     engine::describe()
+}
+
+/// Names variables in a sentence.
+fn named(variables: &[&str]) -> String {
+    let verb = if variables.len() == 1 { "is" } else { "are" };
+    let names: Vec<String> = variables.iter().map(|name| format!("`{name}`")).collect();
+    format!("{} {verb}", names.join(" and "))
 }

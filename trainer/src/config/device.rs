@@ -39,17 +39,31 @@ impl fmt::Display for Preset {
 }
 
 /// Where tensors live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum DeviceKind {
-    /// The processor; every rank is a thread.
+    /// The processor. Ranks are threads, or the processes of an MPI launcher.
     #[default]
     Cpu,
     /// The GPU that WebGPU chooses, shared by the ranks of a process; needs a build with the feature
     /// `wgpu`. For tests and small models: it computes in `f32` only.
     Wgpu,
-    /// An NVIDIA GPU for each rank; needs a build with the feature `cuda`.
+    /// An NVIDIA GPU for each rank; needs a build with the feature `cuda`. Ranks are processes that
+    /// communicate over NCCL, or threads.
     Cuda,
+}
+
+/// What the ranks of a run are that no launcher started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RankKind {
+    /// Threads of this process, which hand each other tensors.
+    Threads,
+    /// Processes of this machine, one for each rank, started and supervised by this one; `cuda` only.
+    Processes,
 }
 
 /// Format of floating-point numbers.
@@ -100,9 +114,9 @@ pub struct CommParameters {
     /// Seconds a collective waits for its group before it reports who is missing.
     #[schemars(range(min = 1))]
     pub timeout_secs: u64,
-    /// Who adds up the numbers when ranks are processes: `member_order`, bit for bit what thread
-    /// ranks compute, or `library`, the MPI library in an order of its own. Thread ranks always add
-    /// in the order of the members.
+    /// Who adds up the numbers when ranks are processes on CPUs: `member_order`, bit for bit what
+    /// thread ranks compute, or `library`, the MPI library in an order of its own. Thread ranks
+    /// always add in the order of the members, NCCL adds tensors of GPUs in its own.
     pub reduction: Reduction,
 }
 
@@ -186,9 +200,14 @@ pub struct DeviceParameters {
     pub preset: Option<Preset>,
     /// Where tensors live.
     pub device: DeviceKind,
-    /// Number of ranks: threads of this process, or the processes a launcher started, of which
-    /// another number is an error. Default: `"auto"`, the ranks a launcher started, else 1.
+    /// Number of ranks: those started here, or the processes a launcher started, of which another
+    /// number is an error. Default: `"auto"`, the ranks a launcher started; else with `cuda` and a
+    /// degree that is `"auto"` the GPUs of this machine; else 1.
     pub world_size: Option<Degree>,
+    /// What the ranks are when no launcher started them: `threads` of this process, or `processes` of
+    /// this machine that communicate over NCCL. Default: `processes` with `cuda` and more than one
+    /// rank where NCCL is found, otherwise `threads`.
+    pub ranks: Option<RankKind>,
     /// Whole copies of the model that share the global batch.
     pub dp_replicate: Degree,
     /// Ranks that share one copy of parameters, gradients and optimizer state, and split the batch
@@ -254,6 +273,7 @@ impl Default for DeviceParameters {
             preset: None,
             device: DeviceKind::Cpu,
             world_size: None,
+            ranks: None,
             dp_replicate: Degree::Fixed(1),
             dp_shard: Degree::Fixed(1),
             context_parallel: Degree::Fixed(1),

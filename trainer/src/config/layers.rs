@@ -66,6 +66,8 @@ pub struct Loaded {
     pub config: Config,
     /// Origins of the values.
     pub provenance: Provenance,
+    /// GPUs of this machine, which are the ranks where nobody says a number; 0 until someone counts.
+    pub gpus: usize,
     pub(crate) values: Value,
 }
 
@@ -195,7 +197,7 @@ fn read_tables(mut values: Dict, provenance: Provenance) -> Result<Loaded, Confi
     let config = Tables { values: &values, provenance: &provenance, errors: &mut errors }.read();
     match config {
         Some(config) if errors.is_empty() => {
-            Ok(Loaded { config, provenance, values: Value::from(values) })
+            Ok(Loaded { config, provenance, gpus: 0, values: Value::from(values) })
         }
         _ => Err(ConfigErrors::found(errors)),
     }

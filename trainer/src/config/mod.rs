@@ -42,6 +42,7 @@ pub use capability::{Availability, Capabilities};
 pub use device::{
     ActivationCheckpointing, CommParameters, ContextMethod, ContextParameters, DeviceKind,
     DeviceParameters, FloatType, LoadBalance, PipelineParameters, PipelineSchedule, Preset,
+    RankKind,
 };
 pub use docs::reference_page;
 pub use error::{ConfigError, ConfigErrorKind, ConfigErrors};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    device::{ContextParameters, DeviceKind, FloatType, PipelineSchedule},
+    device::{ContextParameters, DeviceKind, FloatType, PipelineSchedule, RankKind},
     model::ModelTable,
 };
 use crate::{
@@ -53,8 +53,10 @@ pub struct ResolvedDevice {
     pub kind: DeviceKind,
     /// The mesh of all ranks.
     pub mesh: DeviceMesh,
-    /// Whether an outside launcher started the ranks; otherwise they are threads of this process.
+    /// Whether an outside launcher started the ranks.
     pub is_launched: bool,
+    /// What the ranks are otherwise; nothing where the build and the machine decide.
+    pub ranks: Option<RankKind>,
     /// Format the model computes in.
     pub param_dtype: FloatType,
     /// Format gradients are reduced in.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Config,
     batch::{Batch, BatchRequest, divide},
-    device::{FloatType, LoadBalance, PipelineSchedule, Preset},
+    device::{DeviceKind, FloatType, LoadBalance, PipelineSchedule, Preset},
     error::{ConfigError, ConfigErrorKind, ConfigErrors},
     key::KeyPath,
     layers::Loaded,
@@ -84,7 +84,7 @@ impl Loaded {
                 let conflict = ConfigErrorKind::WorldConflict { configured, launched };
                 return Err(conflict.at(self.provenance.place(&world_key)));
             }
-            (configured, launched) => launched.or(configured).unwrap_or(1),
+            (configured, launched) => launched.or(configured).unwrap_or(self.unasked_ranks()),
         };
         let shard_key = device_key("dp_shard");
         if device.preset == Some(Preset::Hsdp) && !self.provenance.is_written(&shard_key) {
@@ -96,6 +96,14 @@ impl Loaded {
             .degrees()
             .resolve(world_size, device.mesh_order)
             .map_err(|error| self.mesh_error(error))
+    }
+
+    /// Returns the number of ranks where nobody says one.
+    fn unasked_ranks(&self) -> usize {
+        let device = &self.config.device_parameters;
+        let degrees = device.degrees();
+        let takes_all = Axis::ALL.into_iter().any(|axis| degrees.get(axis) == Degree::Auto);
+        if device.device == DeviceKind::Cuda && takes_all { self.gpus.max(1) } else { 1 }
     }
 
     fn mesh_error(&self, error: MeshError) -> ConfigError {
@@ -210,12 +218,14 @@ impl Loaded {
     ) -> Option<ResolvedDevice> {
         let declared = &self.config.device_parameters;
         let pipeline = keep(self.resolve_pipeline(&mesh, micro_batch_size), errors)?;
-        validate::check_device(self, &mesh, is_launched, errors);
+        validate::check_device(self, &mesh, errors);
+        validate::check_ranks(self, &mesh, is_launched, errors);
         let splits_weights = mesh.size(Axis::Tp) > 1;
         Some(ResolvedDevice {
             kind: declared.device,
             mesh,
             is_launched,
+            ranks: declared.ranks,
             param_dtype: declared.param_dtype,
             reduce_dtype: declared.reduce_dtype,
             output_dtype: declared.output_dtype,

@@ -89,7 +89,11 @@ fn derived_ranks(loaded: &Loaded, resolved: &ResolvedConfig) -> Vec<Derived> {
             Derived::new(key, mesh.size(axis), from)
         })
         .collect();
-    let from = if resolved.device.is_launched { "the launcher" } else { "no launcher" };
+    let from = match (resolved.device.is_launched, loaded.gpus) {
+        (true, _) => "the launcher",
+        (false, 0) => "no launcher",
+        (false, _) => "no launcher, and the GPUs of this machine",
+    };
     found.push(Derived::new(device_key("world_size"), world, from));
     found
 }

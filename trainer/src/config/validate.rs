@@ -1,7 +1,7 @@
 //! Checks across tables, and the components' own checks with the place of the key they are about.
 
 use super::{
-    device::{ActivationCheckpointing, DeviceKind, FloatType},
+    device::{ActivationCheckpointing, DeviceKind, FloatType, RankKind},
     error::{ConfigError, ConfigErrorKind},
     key::KeyPath,
     layers::Loaded,
@@ -42,12 +42,7 @@ pub(crate) fn check_tables(
 }
 
 /// Checks what a device cannot do, whatever the build.
-pub(crate) fn check_device(
-    loaded: &Loaded,
-    mesh: &DeviceMesh,
-    is_launched: bool,
-    errors: &mut Vec<ConfigError>,
-) {
+pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<ConfigError>) {
     let device = &loaded.config.device_parameters;
     let on_cpu = device.device == DeviceKind::Cpu;
     let on_wgpu = device.device == DeviceKind::Wgpu;
@@ -58,11 +53,6 @@ pub(crate) fn check_device(
             on_cpu && device.cpu_offload,
             "cpu_offload",
             "with `device = \"cpu\"` parameters and optimizer state live in host memory already",
-        ),
-        (
-            device.device == DeviceKind::Cuda && is_launched && mesh.world_size() > 1,
-            "device",
-            "this version does not join GPU ranks that are processes, which takes NCCL; start one process, whose ranks are threads, and set `world_size`",
         ),
         (on_cpu && device.compile, "compile", "kernels are fused on GPUs only"),
         (on_wgpu && computes_in != FloatType::F32, "param_dtype", f32_only),
@@ -114,6 +104,38 @@ pub(crate) fn check_device(
     ];
     let scaler = device.grad_scaler.validate().err();
     errors.extend(scaler.map(|error| optim_error(loaded, error)));
+    for (_, key, reason) in rows.into_iter().filter(|(wrong, ..)| *wrong) {
+        errors.push(loaded.refuse(&device_key(key), reason));
+    }
+}
+
+/// Checks what ranks cannot be.
+pub(crate) fn check_ranks(
+    loaded: &Loaded,
+    mesh: &DeviceMesh,
+    is_launched: bool,
+    errors: &mut Vec<ConfigError>,
+) {
+    let device = &loaded.config.device_parameters;
+    let are_started = is_launched && mesh.world_size() > 1;
+    let on_cuda = device.device == DeviceKind::Cuda;
+    let rows = [
+        (
+            are_started && device.device == DeviceKind::Wgpu,
+            "device",
+            "a launcher started several processes, which WebGPU cannot join; start one process, whose ranks are threads",
+        ),
+        (
+            are_started && device.ranks == Some(RankKind::Threads),
+            "ranks",
+            "a launcher started several processes, which are the ranks; start one process for ranks that are threads",
+        ),
+        (
+            !are_started && !on_cuda && device.ranks == Some(RankKind::Processes),
+            "ranks",
+            "only ranks with `device = \"cuda\"` are started as processes here; CPU ranks are by `mpirun` or `dream-train launch`",
+        ),
+    ];
     for (_, key, reason) in rows.into_iter().filter(|(wrong, ..)| *wrong) {
         errors.push(loaded.refuse(&device_key(key), reason));
     }

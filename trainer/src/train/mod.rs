@@ -24,6 +24,7 @@ mod trainer;
 
 pub use batch::{Batch, BatchStream, DataContext, Streams, TokenBatch};
 pub use config::{NonFinitePolicy, RunConfig, TrainingParameters};
+pub(crate) use device::device_of;
 pub use error::{BoxError, Result, TrainError};
 pub use interrupt::Interrupt;
 pub use placements::{HeldParameter, Placements};

@@ -14,8 +14,8 @@ pub type Variables = BTreeMap<String, String>;
 
 /// Prefix of the variables that configure the trainer.
 pub const PREFIX: &str = "DREAM_TRAIN_";
-/// Variable that names the launcher to believe: `torchrun`, `slurm`, `openmpi`, `pmi`, or `none` to
-/// ignore them all.
+/// Variable that names the launcher to believe: `torchrun`, `slurm`, `openmpi`, `pmi`, `dream-train`
+/// for processes this program started itself, or `none` to ignore them all.
 pub const LAUNCHER_VARIABLE: &str = "DREAM_TRAIN_LAUNCHER";
 
 /// Describes a process that an outside launcher started as one rank of many.
@@ -39,7 +39,15 @@ struct Source {
     local_size: &'static [&'static str],
 }
 
-const SOURCES: [Source; 4] = [
+const SOURCES: [Source; 5] = [
+    // The same variables as torchrun's, to be believed only if the launcher is named.
+    Source {
+        launcher: Launcher::DreamTrain,
+        rank: &["RANK"],
+        size: &["WORLD_SIZE"],
+        local_rank: &["LOCAL_RANK"],
+        local_size: &["LOCAL_WORLD_SIZE"],
+    },
     Source {
         launcher: Launcher::Torchrun,
         rank: &["RANK"],
@@ -144,7 +152,10 @@ pub fn detect(variables: &Variables) -> Result<Option<External>, WorldError> {
     let wanted = wanted_launcher(variables)?;
     let mut found: Vec<Announcement> = Vec::new();
     for source in &SOURCES {
-        let ignored = wanted.as_ref().is_some_and(|wanted| *wanted != Some(source.launcher));
+        let ignored = match &wanted {
+            Some(wanted) => *wanted != Some(source.launcher),
+            None => source.launcher == Launcher::DreamTrain,
+        };
         if !ignored && let Some(announcement) = announce(source, variables)? {
             found.push(announcement);
         }

@@ -37,3 +37,17 @@ impl GpuSoftware {
         }
     }
 }
+
+/// Returns the number of GPUs this process sees; starts the driver, if there is one.
+pub fn visible_gpus() -> usize {
+    // SAFETY: as above.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
+        return 0;
+    }
+    burn::tensor::Device::enumerate(burn::tensor::DeviceType::Cuda).len()
+}
+
+/// Returns the version of NCCL as one number, if this machine has it.
+pub fn nccl_version() -> Option<u32> {
+    GpuSoftware::find().nccl
+}

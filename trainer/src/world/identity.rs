@@ -8,6 +8,8 @@ use std::fmt;
 pub enum Launcher {
     /// Threads of this process, started by the trainer itself.
     Threads,
+    /// This program itself: processes on the GPUs of one machine.
+    DreamTrain,
     /// `torchrun`, or anything that sets `RANK` and `WORLD_SIZE`.
     Torchrun,
     /// SLURM's `srun`.
@@ -23,6 +25,7 @@ impl Launcher {
     pub fn name(self) -> &'static str {
         match self {
             Self::Threads => "threads",
+            Self::DreamTrain => "dream-train",
             Self::Torchrun => "torchrun",
             Self::Slurm => "slurm",
             Self::OpenMpi => "openmpi",

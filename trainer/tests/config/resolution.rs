@@ -57,15 +57,6 @@ fn a_launcher_that_contradicts_the_configuration_is_refused() {
 }
 
 #[test]
-fn gpu_ranks_that_are_processes_are_refused() {
-    let sets = ["device_parameters.preset=ddp", "device_parameters.device=cuda"];
-    let text = resolve_sets(&sets, Some(2)).unwrap_err().to_string();
-    assert!(text.contains("does not join GPU ranks that are processes"), "{text}");
-    let alone = [&sets[..], &["device_parameters.world_size=2"]].concat();
-    assert_eq!(resolve_sets(&alone, None).unwrap().device.mesh.world_size(), 2);
-}
-
-#[test]
 fn switches_of_axes_that_are_off_are_off() {
     let plan = resolve_sets(&[], None).unwrap();
     assert!(
@@ -132,6 +123,57 @@ fn numbers_that_do_not_divide_are_refused_with_the_nearest_that_do() {
                 .iter()
                 .all(|error| error.kind.help().is_some_and(|help| help.contains("nearest")))
         );
+    }
+}
+
+#[test]
+fn the_gpus_of_a_machine_are_the_ranks_that_nobody_counts() {
+    // Sets, launched ranks, GPUs, ranks.
+    let rows: [(&[&str], Option<usize>, usize, usize); 6] = [
+        (&["device_parameters.device=cuda", "device_parameters.preset=fsdp"], None, 4, 4),
+        (&["device_parameters.device=cuda", "device_parameters.preset=fsdp"], Some(2), 4, 2),
+        (&["device_parameters.device=cuda", "device_parameters.preset=fsdp"], None, 0, 1),
+        (&["device_parameters.device=cuda"], None, 4, 1),
+        (&["device_parameters.preset=fsdp"], None, 4, 1),
+        (
+            &[
+                "device_parameters.device=cuda",
+                "device_parameters.preset=ddp",
+                "device_parameters.world_size=2",
+            ],
+            None,
+            4,
+            2,
+        ),
+    ];
+    for (sets, launched, gpus, expected) in rows {
+        let mut loaded = load_sets(sets).unwrap();
+        loaded.gpus = gpus;
+        let plan = loaded.resolve(launched).unwrap();
+        assert_eq!(plan.device.mesh.world_size(), expected, "{sets:?} {launched:?} {gpus}");
+    }
+}
+
+#[test]
+fn ranks_of_a_launcher_are_processes_that_the_device_can_join() {
+    let rows: [(&[&str], Option<usize>, &str); 4] = [
+        (&["device_parameters.device=wgpu"], Some(2), "WebGPU cannot join"),
+        (&["device_parameters.ranks=threads"], Some(2), "which are the ranks"),
+        (&["device_parameters.ranks=processes"], None, "CPU ranks are by `mpirun`"),
+        (
+            &["device_parameters.device=wgpu", "device_parameters.ranks=processes"],
+            None,
+            "are started as processes here",
+        ),
+    ];
+    for (sets, launched, expected) in rows {
+        let sets = [sets, &["device_parameters.preset=ddp"][..]].concat();
+        let text = resolve_sets(&sets, launched).unwrap_err().to_string();
+        assert!(text.contains(expected), "{text}");
+    }
+    for sets in [["device=cuda", "ranks=processes"], ["device=cuda", "ranks=threads"]] {
+        let sets = sets.map(|set| format!("device_parameters.{set}"));
+        assert!(resolve_sets(&[sets[0].as_str(), &sets[1]], None).is_ok(), "{sets:?}");
     }
 }
 

@@ -7,7 +7,8 @@ use std::fmt;
 use clap::ValueEnum;
 
 use super::layout::{Layout, Wanted};
-use crate::world::env::{self, Variables};
+use crate::world::Launcher;
+use crate::world::env::{self, LAUNCHER_VARIABLE, Variables};
 
 /// Seconds that Open MPI waits between asking processes to end and killing them: time to finish a
 /// step and to save.
@@ -24,6 +25,8 @@ pub(super) enum Scheduler {
     Pbs,
     /// `mpiexec` of Open MPI or MPICH
     Mpi,
+    /// This program, on this machine; for GPUs
+    Local,
 }
 
 impl Scheduler {
@@ -49,7 +52,7 @@ impl Scheduler {
                 per_node: number(&["SLURM_NTASKS_PER_NODE"]),
             },
             Self::Pbs => Wanted { nodes: env::pbs_nodes(variables), ..Wanted::default() },
-            Self::Mpi | Self::Auto => Wanted::default(),
+            Self::Mpi | Self::Local | Self::Auto => Wanted::default(),
         }
     }
 }
@@ -59,12 +62,50 @@ impl Scheduler {
 pub(super) struct StartLine {
     pub(super) variables: Vec<(&'static str, &'static str)>,
     pub(super) words: Vec<OsString>,
+    /// How many processes of it are started here, as the ranks of one world; nothing for one that is
+    /// started as it is.
+    pub(super) processes: Option<usize>,
 }
+
+/// Lets ranks share GPUs: NCCL wants to be asked, cannot use multicast then, and should leave room on
+/// the GPU for the others.
+const SHARING: [(&str, &str); 3] =
+    [("NCCL_MULTI_RANK_GPU_ENABLE", "1"), ("NCCL_NVLS_ENABLE", "0"), ("NCCL_MAX_CTAS", "4")];
+/// Port that is shown where a free one is looked for.
+const SHOWN_PORT: u16 = 29500;
 
 impl StartLine {
     /// Starts the program without a launcher: its ranks are threads.
     pub(super) fn alone(program: OsString, arguments: Vec<OsString>) -> Self {
-        Self { variables: Vec::new(), words: [vec![program], arguments].concat() }
+        Self { variables: Vec::new(), words: [vec![program], arguments].concat(), processes: None }
+    }
+
+    /// Starts `processes` processes of the program on this machine, which has so many GPUs that
+    /// programs can use.
+    pub(super) fn local(
+        processes: usize,
+        gpus: usize,
+        program: OsString,
+        arguments: Vec<OsString>,
+    ) -> Self {
+        let share = gpus > 0 && processes > gpus;
+        let variables = if share { SHARING.to_vec() } else { Vec::new() };
+        Self { variables, processes: Some(processes), ..Self::alone(program, arguments) }
+    }
+
+    /// Returns the variables by which a process finds the others, which meet at a port.
+    pub(super) fn identity(&self, rank: usize, port: u16) -> Vec<(&'static str, String)> {
+        let Some(processes) = self.processes else { return Vec::new() };
+        let (rank, processes) = (rank.to_string(), processes.to_string());
+        vec![
+            (LAUNCHER_VARIABLE, Launcher::DreamTrain.name().to_owned()),
+            ("RANK", rank.clone()),
+            ("WORLD_SIZE", processes.clone()),
+            ("LOCAL_RANK", rank),
+            ("LOCAL_WORLD_SIZE", processes),
+            ("MASTER_ADDR", "127.0.0.1".to_owned()),
+            ("MASTER_PORT", port.to_string()),
+        ]
     }
 
     /// Starts `layout` processes of the program.
@@ -95,8 +136,8 @@ impl StartLine {
                 );
                 (Vec::new(), words)
             }
-            Scheduler::Mpi | Scheduler::Auto if total == 1 => return alone,
-            Scheduler::Mpi | Scheduler::Auto => {
+            Scheduler::Local | Scheduler::Mpi | Scheduler::Auto if total == 1 => return alone,
+            Scheduler::Local | Scheduler::Mpi | Scheduler::Auto => {
                 let mut words = vec!["mpiexec".to_owned(), "-n".to_owned(), total.to_string()];
                 words.extend(
                     per_node
@@ -108,7 +149,7 @@ impl StartLine {
             }
         };
         let launcher = launcher.into_iter().chain(more.iter().cloned()).map(OsString::from);
-        Self { variables, words: launcher.chain(alone.words).collect() }
+        Self { variables, words: launcher.chain(alone.words).collect(), processes: None }
     }
 
     /// Returns the same command with further arguments.
@@ -121,11 +162,20 @@ impl StartLine {
 
 impl fmt::Display for StartLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, value) in &self.variables {
-            write!(f, "{name}={value} ")?;
-        }
         let words: Vec<String> = self.words.iter().map(|word| quoted(word).into_owned()).collect();
-        f.write_str(&words.join(" "))
+        for rank in 0..self.processes.unwrap_or(1) {
+            if rank > 0 {
+                writeln!(f)?;
+            }
+            for (name, value) in &self.variables {
+                write!(f, "{name}={value} ")?;
+            }
+            for (name, value) in self.identity(rank, SHOWN_PORT) {
+                write!(f, "{name}={value} ")?;
+            }
+            f.write_str(&words.join(" "))?;
+        }
+        Ok(())
     }
 }
 

@@ -10,10 +10,11 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::Path;
 
-use super::train::{RunArgs, launched};
+use super::train::{RunArgs, launched, processes};
 use super::{Exit, Failure};
 use crate::comm::{JoinError, process_engine};
-use crate::world::{Launcher, env};
+use crate::recipe::Recipe;
+use crate::world::{Launcher, env, visible_gpus};
 
 use command::{Scheduler, StartLine};
 use layout::{Layout, Wanted};
@@ -85,13 +86,18 @@ pub(super) fn run(args: &LaunchArgs, run: &RunArgs, out: &mut impl Write) -> Res
     let scheduler = args.scheduler.or_detected(&variables);
     let layout = Layout::new(wanted, scheduler.allocation(&variables)).map_err(usage)?;
     let arguments = run.arguments().into_iter().chain(args.arguments.clone()).collect();
-    let program = program()?;
-    let line = StartLine::new(scheduler, layout, &args.launcher_arg, program, arguments);
+    let (program, is_local) = (program()?, scheduler == Scheduler::Local);
+    let line = if is_local && layout.total > 1 {
+        one_machine(args, layout).map_err(usage)?;
+        StartLine::local(layout.total as usize, visible_gpus(), program, arguments)
+    } else {
+        StartLine::new(scheduler, layout, &args.launcher_arg, program, arguments)
+    };
     if args.dry_run {
         let written = writeln!(out, "{line}");
         return written.map(|()| 0).map_err(|error| Failure::new(&error, Exit::Environment));
     }
-    if layout.total > 1 && process_engine().is_none() {
+    if layout.total > 1 && process_engine().is_none() && !cfg!(feature = "cuda") && !is_local {
         let world_size = layout.total as usize;
         let error = JoinError::NotBuilt { launcher: Launcher::OpenMpi, world_size };
         return Err(Failure::new(&error, Exit::Environment));
@@ -99,12 +105,30 @@ pub(super) fn run(args: &LaunchArgs, run: &RunArgs, out: &mut impl Write) -> Res
     supervise(&line, &args.supervision.policy())
 }
 
-/// Runs the plain command under supervision, if that is asked for; returns its exit code.
+/// Refuses what makes no sense for processes of this machine.
+fn one_machine(args: &LaunchArgs, layout: Layout) -> Result<(), &'static str> {
+    if layout.nodes.is_some_and(|nodes| nodes > 1) {
+        return Err(
+            "`--scheduler local` starts processes on this machine only; several nodes need `slurm`, `pbs` or `mpi`",
+        );
+    }
+    if !args.launcher_arg.is_empty() {
+        return Err(
+            "`--scheduler local` starts the processes without `srun` or `mpiexec`, so `--launcher-arg` has nowhere to go",
+        );
+    }
+    Ok(())
+}
+
+/// Runs the plain command as processes of its own or under supervision, if either is asked for;
+/// returns its exit code.
 pub(super) fn run_supervised(
     supervision: &Supervision,
     run: &RunArgs,
+    recipes: &[Recipe],
 ) -> Result<Option<u8>, Failure> {
-    if !supervision.is_wanted() {
+    let processes = processes(run, recipes)?;
+    if processes.is_none() && !supervision.is_wanted() {
         return Ok(None);
     }
     if launched()?.is_some() {
@@ -112,8 +136,18 @@ pub(super) fn run_supervised(
             "`--max-restarts` and `--idle-timeout` watch over all ranks, but this process is one of them; use `dream-train launch` instead of the launcher",
         ));
     }
-    let line = StartLine::alone(program()?, run.arguments());
+    let (program, arguments) = (program()?, run.arguments());
+    let line = match processes {
+        Some(processes) => StartLine::local(processes, visible_gpus(), program, arguments),
+        None => StartLine::alone(program, arguments),
+    };
     supervise(&line, &supervision.policy()).map(Some)
+}
+
+/// Runs this very command again as the ranks of a world on this machine; returns its exit code.
+pub(super) fn run_again(processes: usize, arguments: Vec<OsString>) -> Result<u8, Failure> {
+    let line = StartLine::local(processes, visible_gpus(), program()?, arguments);
+    supervise(&line, &Supervision::default().policy())
 }
 
 fn usage(text: impl std::fmt::Display) -> Failure {

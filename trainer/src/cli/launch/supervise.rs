@@ -1,7 +1,8 @@
-//! Watching over a run that is a child process: one that hangs is ended, one that failed is started
-//! again, and a wish to end is passed on.
+//! Watching over a run that is one child process or several: one that hangs is ended, one that failed
+//! is started again, and a wish to end is passed on.
 
 use std::io::{self, Read, Write};
+use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -67,39 +68,117 @@ pub(super) fn supervise(line: &StartLine, policy: &Policy) -> Result<u8, Failure
     }
 }
 
-/// Runs a command once.
+/// Runs a command once, as one process or as the ranks of a world.
 fn watch(
     line: &StartLine,
     idle_timeout: Option<Duration>,
     wishes: &AtomicU32,
 ) -> Result<Outcome, Failure> {
-    let mut child = start(line, idle_timeout.is_some())?;
-    let output = Output::follow(&mut child);
-    let mut passed_on = 0;
-    let mut dies_at: Option<Instant> = None;
-    let status = loop {
-        let looked = child.try_wait();
-        if let Some(status) = looked.map_err(|error| Failure::new(&error, Exit::Environment))? {
-            break status;
-        }
+    let mut run = Run::start(line, idle_timeout.is_some())?;
+    let output = Output::follow(&mut run.children);
+    let (mut passed_on, mut was_idle) = (0, false);
+    while run.look(passed_on > 0)? {
         let wished = wishes.load(Ordering::Relaxed);
         if wished > passed_on {
             passed_on = wished;
-            tell(&mut child, Tell::End);
+            run.tell(Tell::End);
         }
-        if dies_at.is_none() && idle_timeout.is_some_and(|limit| output.idle() > limit) {
-            dies_at = Some(Instant::now() + GRACE);
+        if !was_idle && idle_timeout.is_some_and(|limit| output.idle() > limit) {
+            was_idle = true;
             note("no output for too long: ending the run");
-            tell(&mut child, Tell::End);
-        }
-        if dies_at.is_some_and(|time| Instant::now() > time) {
-            dies_at = Some(Instant::now() + GRACE);
-            tell(&mut child, Tell::Die);
+            run.end();
         }
         thread::sleep(LOOK);
-    };
+    }
     output.finish();
-    Ok(outcome(status, dies_at.is_some(), passed_on > 0))
+    Ok(outcome(run.status, was_idle, passed_on > 0))
+}
+
+/// The processes of a run.
+struct Run {
+    children: Vec<Child>,
+    has_ended: Vec<bool>,
+    /// How the first that failed ended, or else the last.
+    status: ExitStatus,
+    has_failed: bool,
+    /// When those that are left are killed.
+    dies_at: Option<Instant>,
+}
+
+impl Run {
+    fn start(line: &StartLine, is_followed: bool) -> Result<Self, Failure> {
+        let port = line.processes.map_or(Ok(0), |_| free_port())?;
+        let mut run = Self {
+            children: Vec::new(),
+            has_ended: Vec::new(),
+            status: ExitStatus::default(),
+            has_failed: false,
+            dies_at: None,
+        };
+        for rank in 0..line.processes.unwrap_or(1) {
+            match start(line, rank, port, is_followed) {
+                Ok(child) => {
+                    run.children.push(child);
+                    run.has_ended.push(false);
+                }
+                Err(failure) => {
+                    run.tell(Tell::Die);
+                    return Err(failure);
+                }
+            }
+        }
+        Ok(run)
+    }
+
+    /// Returns false once all have ended. The first that fails ends the others, unless they are on
+    /// their way out.
+    fn look(&mut self, are_leaving: bool) -> Result<bool, Failure> {
+        for rank in 0..self.children.len() {
+            if self.has_ended[rank] {
+                continue;
+            }
+            let looked = self.children[rank].try_wait();
+            let looked = looked.map_err(|error| Failure::new(&error, Exit::Environment))?;
+            let Some(status) = looked else { continue };
+            self.has_ended[rank] = true;
+            if self.has_failed {
+                continue;
+            }
+            self.status = status;
+            self.has_failed = !status.success();
+            let has_others = self.has_ended.contains(&false);
+            if self.has_failed && has_others && !are_leaving {
+                let what = outcome(status, false, false).describe();
+                note(&format!("rank {rank}: {}; ending the others", what.replace("the run", "it")));
+                self.end();
+            }
+        }
+        if self.dies_at.is_some_and(|time| Instant::now() > time) {
+            self.dies_at = Some(Instant::now() + GRACE);
+            self.tell(Tell::Die);
+        }
+        Ok(self.has_ended.contains(&false))
+    }
+
+    /// Asks all to end, and kills them when they do not.
+    fn end(&mut self) {
+        self.dies_at.get_or_insert(Instant::now() + GRACE);
+        self.tell(Tell::End);
+    }
+
+    fn tell(&mut self, how: Tell) {
+        let ended = self.has_ended.iter();
+        for (child, _) in self.children.iter_mut().zip(ended).filter(|(_, has_ended)| !**has_ended)
+        {
+            tell(child, how);
+        }
+    }
+}
+
+/// Finds a port on which nobody listens.
+fn free_port() -> Result<u16, Failure> {
+    let found = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    found.map(|address| address.port()).map_err(|error| Failure::new(&error, Exit::Environment))
 }
 
 fn outcome(status: ExitStatus, was_idle: bool, was_interrupted: bool) -> Outcome {
@@ -116,7 +195,7 @@ fn outcome(status: ExitStatus, was_idle: bool, was_interrupted: bool) -> Outcome
     }
 }
 
-fn start(line: &StartLine, is_followed: bool) -> Result<Child, Failure> {
+fn start(line: &StartLine, rank: usize, port: u16, is_followed: bool) -> Result<Child, Failure> {
     let (program, arguments) = line.words.split_first().expect("a command has a program");
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());
@@ -125,6 +204,7 @@ fn start(line: &StartLine, is_followed: bool) -> Result<Child, Failure> {
             command.env(name, value);
         }
     }
+    command.envs(line.identity(rank, port));
     if is_followed {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
     }
@@ -147,17 +227,21 @@ struct Output {
 }
 
 impl Output {
-    /// Follows the streams of a child that are pipes.
-    fn follow(child: &mut Child) -> Self {
+    /// Follows the streams of children that are pipes.
+    fn follow(children: &mut [Child]) -> Self {
         let (begun, last) = (Instant::now(), Arc::new(AtomicU64::new(0)));
-        let stdout = child.stdout.take().map(|from| Box::new(from) as Box<dyn Read + Send>);
-        let stderr = child.stderr.take().map(|from| Box::new(from) as Box<dyn Read + Send>);
         let copy = |from: Option<Box<dyn Read + Send>>, to: Box<dyn Write + Send>| {
             let (from, last) = (from?, Arc::clone(&last));
             Some(thread::spawn(move || copy(from, to, begun, &last)))
         };
-        let copies = [copy(stdout, Box::new(io::stdout())), copy(stderr, Box::new(io::stderr()))];
-        Self { begun, copies: copies.into_iter().flatten().collect(), last }
+        let mut copies = Vec::new();
+        for child in children {
+            let stdout = child.stdout.take().map(|from| Box::new(from) as Box<dyn Read + Send>);
+            let stderr = child.stderr.take().map(|from| Box::new(from) as Box<dyn Read + Send>);
+            copies.extend(copy(stdout, Box::new(io::stdout())));
+            copies.extend(copy(stderr, Box::new(io::stderr())));
+        }
+        Self { begun, last, copies }
     }
 
     /// Returns how long nothing has been printed.
@@ -190,4 +274,85 @@ fn copy(mut from: impl Read, mut to: impl Write, begun: Instant, last: &AtomicU6
 #[expect(clippy::print_stderr, reason = "the run owns the standard output")]
 fn note(text: &str) {
     eprintln!("launch: {text}");
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::ffi::OsString;
+    use std::fs;
+
+    use super::*;
+
+    /// Far above what any of these runs takes.
+    const PROMPT: Duration = Duration::from_mins(1);
+
+    /// Processes of a shell that runs a script.
+    fn line(processes: usize, script: &str) -> StartLine {
+        let words = ["-c", script].map(OsString::from).to_vec();
+        StartLine::local(processes, 2, OsString::from("sh"), words)
+    }
+
+    fn run(line: &StartLine, idle_timeout: Option<Duration>) -> Outcome {
+        let begun = Instant::now();
+        let outcome = watch(line, idle_timeout, &AtomicU32::new(0))
+            .unwrap_or_else(|failure| panic!("the processes start: {}", failure.text));
+        assert!(begun.elapsed() < PROMPT, "nobody is waited for in vain");
+        outcome
+    }
+
+    #[test]
+    fn each_process_knows_its_rank_and_where_all_meet() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path();
+        let script = format!(
+            "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MASTER_ADDR $DREAM_TRAIN_LAUNCHER \
+             ${{NCCL_MULTI_RANK_GPU_ENABLE:-no}} > {0}/$RANK; echo $MASTER_PORT > {0}/port.$RANK",
+            folder.display()
+        );
+        let read = |name: &str| fs::read_to_string(folder.join(name)).expect("it was written");
+        assert_eq!(run(&line(3, &script), None), Outcome::Code(0));
+        for rank in 0..3 {
+            // Two GPUs for three ranks.
+            let expected = format!("{rank} {rank} 3 3 127.0.0.1 dream-train 1\n");
+            assert_eq!(read(&rank.to_string()), expected);
+            assert_eq!(read(&format!("port.{rank}")), read("port.0"));
+        }
+        assert_eq!(run(&line(2, &script), None), Outcome::Code(0));
+        assert_eq!(read("1"), "1 1 2 2 127.0.0.1 dream-train no\n");
+    }
+
+    #[test]
+    fn the_first_that_fails_ends_the_others_and_gives_the_exit_code() {
+        let failing = "if [ $RANK = 1 ]; then exit 6; fi; exec sleep 600";
+        assert_eq!(run(&line(4, failing), None), Outcome::Code(6));
+        let killed = "if [ $RANK = 2 ]; then kill -9 $$; fi; exec sleep 600";
+        assert_eq!(run(&line(3, killed), None), Outcome::Signal(9));
+    }
+
+    #[test]
+    fn those_that_do_not_end_are_killed() {
+        let deaf = "trap '' TERM; if [ $RANK = 0 ]; then exit 3; fi; while :; do sleep 1; done";
+        assert_eq!(run(&line(2, deaf), None), Outcome::Code(3));
+    }
+
+    #[test]
+    fn the_output_of_any_process_counts() {
+        let talking = "if [ $RANK = 0 ]; then for i in 1 2 3 4 5 6; do echo; sleep 0.2; done; fi";
+        assert_eq!(run(&line(2, talking), Some(Duration::from_secs(1))), Outcome::Code(0));
+        let silent = "exec sleep 600";
+        assert_eq!(run(&line(2, silent), Some(Duration::from_millis(300))), Outcome::Idle);
+    }
+
+    #[test]
+    fn a_wish_to_end_reaches_all_and_lets_them_finish() {
+        let script = "trap 'sleep 0.3; exit 130' TERM; while :; do sleep 0.05; done";
+        let wishes = AtomicU32::new(0);
+        let outcome = thread::scope(|scope| {
+            let watched = scope.spawn(|| watch(&line(2, script), None, &wishes).ok());
+            thread::sleep(Duration::from_millis(500));
+            wishes.store(1, Ordering::Relaxed);
+            watched.join().expect("it does not panic")
+        });
+        assert_eq!(outcome, Some(Outcome::Interrupted(130)));
+    }
 }

@@ -7,6 +7,8 @@
 //! `wait` is its own. Device tensors are handed over as they are: each member computes its own
 //! result of them on its device ([`exchange`]).
 
+#[cfg(any(feature = "mpi", feature = "cuda", test))]
+pub(super) mod blocks;
 mod calls;
 mod endpoint;
 mod exchange;
@@ -25,6 +27,10 @@ use super::erased::Settled;
 pub use fabric::ThreadFabric;
 
 /// What a member gives to a collective.
+#[cfg_attr(
+    feature = "cube",
+    expect(clippy::large_enum_variant, reason = "it is moved a few times per collective")
+)]
 #[derive(Debug)]
 pub(super) enum Input {
     Host(TensorData),

@@ -29,7 +29,7 @@ impl Interleave {
     }
 
     /// Tells whether blocks of `length` elements lie one after the other.
-    #[cfg_attr(not(feature = "mpi"), expect(dead_code, reason = "asked by the MPI backend"))]
+    #[cfg(any(feature = "mpi", feature = "cuda", test))]
     pub(crate) fn is_blockwise(self, length: usize) -> bool {
         self.parts == 1 || self.inner >= length
     }

@@ -5,10 +5,10 @@
 //! member's chunk, and an all-gather of the results: as many bytes as a ring moves, and the same
 //! numbers as the thread backend, whose arithmetic it uses.
 
-use burn::tensor::{Bytes, DType, Element, TensorData, bf16, f16};
+use burn::tensor::{DType, TensorData};
 
-use super::super::local::plan::{Interleave, Plan};
-use super::super::local::reduce::{Lane, finish, fold, start};
+use super::super::local::blocks;
+use super::super::local::plan::Plan;
 use super::super::{Collective, ReduceOp, Reduction};
 use super::library::{Communicator, Library, Request};
 use super::operation::Operation;
@@ -16,8 +16,6 @@ use super::operation::Operation;
 /// Bytes that all members together receive at most in the reduction of small tensors, which gathers
 /// everything everywhere and is done after one operation instead of two.
 const SMALL_BYTES: usize = 64 << 10;
-/// Elements accumulated at a time, so that the accumulator stays in the first-level cache.
-const BLOCK: usize = 1024;
 
 /// A collective under way, whose members agree on it.
 pub(super) struct Exchange {
@@ -181,7 +179,8 @@ impl Exchange {
             Collective::Barrier => unreachable!("done above"),
         };
         let sends = !matches!(operation, Operation::Broadcast { .. }) || receives.is_none();
-        let send = input.filter(|_| sends).map(|data| self.pack(data));
+        let send = input.filter(|_| sends);
+        let send = send.map(|data| blocks::pack(self.collective, &self.plan, n, data));
         Request::start(library, on, &operation, send, receives, self.dtype).map(Stage::First)
     }
 
@@ -226,55 +225,11 @@ impl Exchange {
                 let blocks = request.into_received(vec![n * count], self.dtype);
                 self.reduce(blocks.as_ref(), count, result)
             }
-            _ => request.into_received(vec![n * count], self.dtype).map(|data| self.unpack(data)),
-        }))
-    }
-
-    /// Puts the block for each member together, in the order of the members.
-    fn pack(&self, data: TensorData) -> Bytes {
-        // An all-reduce and whole tensors go as they are.
-        if self.collective.split_dim().is_none() || self.plan.source.is_blockwise(self.plan.length)
-        {
-            return data.into_bytes();
-        }
-        let order = |p, block| self.plan.source.locate(p, block);
-        self.permute(data.as_bytes(), self.plan.source, order, true).into_bytes()
-    }
-
-    /// Puts the blocks of all members where they belong in the result.
-    fn unpack(&self, data: TensorData) -> TensorData {
-        let result = self.plan.result.clone();
-        if self.plan.target.is_blockwise(self.plan.length) {
-            return TensorData::from_bytes(data.into_bytes(), result, self.dtype);
-        }
-        let order = |p, block| self.plan.target.locate(p, block);
-        let moved = self.permute(data.as_bytes(), self.plan.target, order, false);
-        TensorData::from_bytes(moved.into_bytes(), result, self.dtype)
-    }
-
-    /// Moves blocks between their order by member and their place in a tensor.
-    fn permute(
-        &self,
-        bytes: &[u8],
-        layout: Interleave,
-        locate: impl Fn(usize, usize) -> usize,
-        is_packing: bool,
-    ) -> TensorData {
-        let (length, size) = (self.plan.length, self.dtype.size());
-        let mut moved = vec![0; bytes.len()];
-        for block in 0..self.members {
-            let mut p = 0;
-            while p < length {
-                let count = layout.run(p).min(length - p);
-                let (by_member, placed) = (block * length + p, locate(p, block));
-                let (from, to) = if is_packing { (placed, by_member) } else { (by_member, placed) };
-                let (from, to, count_bytes) = (from * size, to * size, count * size);
-                moved[to..to + count_bytes].copy_from_slice(&bytes[from..from + count_bytes]);
-                p += count;
+            _ => {
+                let blocks = request.into_received(vec![n * count], self.dtype);
+                blocks.map(|blocks| blocks::unpack(&self.plan, n, blocks))
             }
-        }
-        let elements = bytes.len() / size;
-        TensorData::from_bytes_vec(moved, [elements], self.dtype)
+        }))
     }
 
     /// Reduces blocks of `length` elements, one of each member, in the order of the members.
@@ -285,40 +240,8 @@ impl Exchange {
         shape: Vec<usize>,
     ) -> Option<TensorData> {
         let (blocks, op) = (blocks?, self.collective.reduce_op()?);
-        Some(match self.dtype {
-            DType::F32 => reduce_as::<f32>(blocks, length, op, shape),
-            DType::F64 => reduce_as::<f64>(blocks, length, op, shape),
-            DType::BF16 => reduce_as::<bf16>(blocks, length, op, shape),
-            DType::F16 => reduce_as::<f16>(blocks, length, op, shape),
-            DType::I32 => reduce_as::<i32>(blocks, length, op, shape),
-            DType::I64 => reduce_as::<i64>(blocks, length, op, shape),
-            _ => unreachable!("other element types are refused before they come here"),
-        })
+        Some(blocks::reduce(blocks, length, op, shape))
     }
-}
-
-fn reduce_as<L: Lane + Element>(
-    blocks: &TensorData,
-    length: usize,
-    op: ReduceOp,
-    shape: Vec<usize>,
-) -> TensorData {
-    let values = blocks.as_slice::<L>().expect("received as elements of this type");
-    let members = values.len().checked_div(length).unwrap_or(0);
-    let mut result: Vec<L> = Vec::with_capacity(length);
-    let mut accumulator = [L::Wide::default(); BLOCK];
-    for begin in (0..length).step_by(BLOCK) {
-        let count = BLOCK.min(length - begin);
-        let acc = &mut accumulator[..count];
-        start(acc, &values[begin..begin + count]);
-        for member in 1..members {
-            let begin = member * length + begin;
-            fold(acc, &values[begin..begin + count], op);
-        }
-        finish(acc, members, op);
-        result.extend(acc.iter().map(|wide| L::narrow(*wide)));
-    }
-    TensorData::new(result, shape)
 }
 
 /// Divides a sum of floats by the number of its terms.

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use burn::tensor::{Bytes, DType, TensorData};
 
+use super::super::header::{Header, WORDS, conflict};
 use super::super::local::rendezvous::Failure;
 use super::super::{Call, CommError, Side};
 use super::exchange::{Exchange, Member};
-use super::header::{Header, WORDS, conflict};
 use super::library::{Communicator, Library, Request};
 use super::mail::Mail;
 use super::operation::Operation;

@@ -8,8 +8,8 @@ use std::collections::VecDeque;
 
 use burn::tensor::{DType, TensorData};
 
+use super::super::header::{decode_type, encode_type};
 use super::super::local::mailbox::{Channel, Mailbox};
-use super::header::{decode_type, encode_type};
 use super::library::{Communicator, Library, Request};
 use super::operation::Operation;
 

@@ -9,7 +9,6 @@
 //! | `state` | what all groups of a rank have under way |
 //! | `group` | the calls of one group, compared before they move anything |
 //! | `exchange` | a collective as MPI operations with local work between them |
-//! | `header` | a call as its peers compare it |
 //! | `mail` | tensors from member to member |
 //! | `control` | notices of failures, and the question who is missing |
 //! | `endpoint` | one member's [`Transport`](super::Transport) |
@@ -34,7 +33,6 @@ mod endpoint;
 mod exchange;
 mod fabric;
 mod group;
-mod header;
 mod library;
 mod mail;
 mod operation;

@@ -36,7 +36,7 @@ struct Session {
 pub(in super::super) fn join(external: &External) -> Result<Arc<dyn ProcessWorld>, JoinError> {
     let announced = external.world;
     let launcher = announced.launcher;
-    if launcher == Launcher::Torchrun {
+    if matches!(launcher, Launcher::Torchrun | Launcher::DreamTrain) {
         return Err(JoinError::NoMpi { launcher, world_size: announced.world_size });
     }
     let started = environment::initialize_with_threading(Threading::Serialized);

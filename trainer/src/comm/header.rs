@@ -2,7 +2,7 @@
 
 use burn::tensor::{BoolStore, DType, TensorData};
 
-use super::super::{Call, Collective, ReduceOp};
+use super::{Call, Collective, ReduceOp};
 
 /// Element types by their code on the wire.
 const TYPES: [DType; 16] = [
