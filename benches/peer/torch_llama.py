@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""A debug Llama in PyTorch, timed: what `cargo xtask bench` holds the trainer against.
+"""A Llama in PyTorch, timed: what `cargo xtask bench` and `cargo xtask gpu` hold the trainer against.
 
-Per step: fresh tokens, forward, cross-entropy, backward, clipping by the global norm, AdamW. Weights and compute in f32 on the CPU.
+Per step: fresh tokens, forward, cross-entropy, backward, clipping by the global norm, AdamW. Weights in f32; compute in f32 on the CPU, or with
+--bf16 by autocast. --flavor 1b has the shape of Llama 3.2 1B and recomputes the activations of its blocks, as the trainer does there.
 Prints one line of JSON with the median step, or with --kernels the median of each operation. Needs only torch.
 """
 
@@ -14,6 +15,7 @@ import time
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=20)
@@ -25,13 +27,17 @@ parser.add_argument("--kv-heads", type=int, default=8)
 parser.add_argument("--vocabulary", type=int, default=2048)
 parser.add_argument("--kernels", action="store_true")
 parser.add_argument("--compile", action="store_true")
+parser.add_argument("--device", default="cpu")
+parser.add_argument("--bf16", action="store_true")
+parser.add_argument("--flavor", choices=["debug", "1b"], default="debug")
 options = parser.parse_args()
 if options.threads:
     torch.set_num_threads(options.threads)
 torch.manual_seed(42)
 
-DIM, LAYERS, HEADS, FFN = 256, 6, 8, 768
-KV_HEADS, VOCAB = options.kv_heads, options.vocabulary
+BILLION = options.flavor == "1b"
+DIM, LAYERS, HEADS, FFN = (2048, 16, 32, 8192) if BILLION else (256, 6, 8, 768)
+KV_HEADS, VOCAB = (8, 128256) if BILLION else (options.kv_heads, options.vocabulary)
 HEAD_DIM = DIM // HEADS
 
 
@@ -74,6 +80,8 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(Block() for _ in range(LAYERS))
         self.norm = nn.RMSNorm(DIM, eps=1e-5)
         self.output = linear(DIM, VOCAB)
+        if BILLION:
+            self.output.weight = self.tok_embeddings.weight
         frequencies = 500000.0 ** (-torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
         angles = torch.outer(torch.arange(options.sequence), frequencies)
         self.register_buffer("cos", angles.cos())
@@ -82,7 +90,7 @@ class Llama(nn.Module):
     def forward(self, tokens):
         x = self.tok_embeddings(tokens)
         for layer in self.layers:
-            x = layer(x, self.cos, self.sin)
+            x = checkpoint(layer, x, self.cos, self.sin, use_reentrant=False) if BILLION else layer(x, self.cos, self.sin)
         return self.output(self.norm(x))
 
 
@@ -156,14 +164,16 @@ if options.kernels:
     ]}))
     raise SystemExit
 
-model = Llama()
+model = Llama().to(options.device)
 run = torch.compile(model) if options.compile else model
 adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
 seconds = []
 for step in range(options.warmup + options.steps):
     begin = time.perf_counter()
-    ids = torch.randint(0, VOCAB, (options.batch, options.sequence + 1))
-    loss = F.cross_entropy(run(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    ids = torch.randint(0, VOCAB, (options.batch, options.sequence + 1), device=options.device)
+    with torch.autocast(options.device, torch.bfloat16, enabled=options.bf16):
+        logits = run(ids[:, :-1])
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     adamw.step()
@@ -172,10 +182,12 @@ for step in range(options.warmup + options.steps):
     if step >= options.warmup:
         seconds.append(time.perf_counter() - begin)
 median = statistics.median(seconds)
+on_gpu = options.device != "cpu"
 print(json.dumps({
     "step_seconds": median,
     "tokens_per_second": options.batch * options.sequence / median,
     "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    **({"peak_gpu_bytes": torch.cuda.max_memory_allocated()} if on_gpu else {}),
     "torch": torch.__version__,
     "threads": torch.get_num_threads(),
 }))

@@ -1,0 +1,289 @@
+//! `cargo xtask gpu`: everything there is to find out on a lent GPU, in one call of less than ten
+//! minutes.
+//!
+//! It needs the built program and nothing of the repository: configurations and the peer are in this
+//! binary. So two files are enough on a machine without Rust: `xtask gpu --program dream-train`. A step
+//! that fails or takes too long is reported, and the next one runs.
+
+mod read;
+mod report;
+mod run;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use read::{differences, last_object, longest_spans, losses, peak_flops};
+use report::{Ending, Entry, Report};
+use run::{absolute, first_line, run, shown};
+
+const DEBUG: &str = include_str!("debug.toml");
+const BILLION: &str = include_str!("1b.toml");
+const PEER: &str = include_str!("../../../benches/peer/torch_llama.py");
+
+/// Products in TF32 have 10 bits of mantissa, so a loss may be this far from that of `f32`: at the first
+/// step, and after some.
+const TF32: (f64, f64) = (1e-3, 1e-2);
+
+/// What to run, and for how long.
+#[derive(Debug, Args)]
+pub(crate) struct GpuArgs {
+    /// The built program
+    #[arg(long, value_name = "FILE", default_value = "target/release/dream-train")]
+    program: PathBuf,
+    /// Folder that receives `report.md`, `report.json` and what every step printed
+    #[arg(long, value_name = "DIR", default_value = "outputs/gpu")]
+    output: PathBuf,
+    /// Seconds for everything; what does not fit any more is not run
+    #[arg(long, value_name = "SECONDS", default_value_t = 570)]
+    budget: u64,
+    /// Sequences per step of the large model
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    batch: usize,
+    /// Steps that are timed
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    steps: usize,
+}
+
+/// Runs all steps and writes the report; fails if a step did.
+#[expect(clippy::print_stdout, reason = "the result of a measurement")]
+pub(crate) fn run_all(args: &GpuArgs) -> Result<(), String> {
+    let told = |error: std::io::Error| format!("{}: {error}", args.output.display());
+    fs::create_dir_all(&args.output).map_err(told)?;
+    let folder = absolute(&args.output)?;
+    for (name, text) in [("debug.toml", DEBUG), ("1b.toml", BILLION), ("torch_llama.py", PEER)] {
+        fs::write(folder.join(name), text).map_err(told)?;
+    }
+    let query = ["--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"];
+    let machine = first_line("nvidia-smi", &query).unwrap_or_else(|| "no nvidia-smi".to_owned());
+    let mut bench = Bench {
+        program: absolute(&args.program)?.display().to_string(),
+        folder,
+        ends_at: Instant::now() + Duration::from_secs(args.budget),
+        report: Report { machine, entries: Vec::new() },
+    };
+    bench.all(args)?;
+    println!("{}", bench.report.to_markdown());
+    if bench.report.has_failures() { Err("a step failed".to_owned()) } else { Ok(()) }
+}
+
+struct Bench {
+    program: String,
+    folder: PathBuf,
+    ends_at: Instant,
+    report: Report,
+}
+
+/// What a step found: figures, and a sentence. An error is a failed step.
+type Found = Result<(Map<String, Value>, String), String>;
+
+impl Bench {
+    fn all(&mut self, args: &GpuArgs) -> Result<(), String> {
+        let found = |output: &str| -> Found { Ok((Map::new(), last_line(output))) };
+        let doctor = self.words(&["doctor"]);
+        self.step("doctor", 30, &doctor, |_, output, _| found(output))?;
+        for (name, ranks) in [("selftest, 1 rank", "1"), ("selftest, 2 ranks on one GPU", "2")] {
+            let words = self.words(&["selftest", "--device", "cuda", "--world-size", ranks]);
+            self.step(name, 60, &words, |_, output, _| found(output))?;
+        }
+        for (device, limit) in [("cpu", 60), ("cuda", 60)] {
+            let words = self.training(device, device, 1, &[]);
+            let name = if device == "cpu" { "losses on the CPU" } else { "losses on the GPU" };
+            self.step(name, limit, &words, |bench, _, _| bench.parity(device, "cpu"))?;
+        }
+        for (name, run, ranks) in
+            [("2 ranks on one GPU", "cuda2", 2), ("4 ranks on one GPU", "cuda4", 4)]
+        {
+            let words = self.training(run, "cuda", ranks, &["device_parameters.preset=fsdp"]);
+            self.step(name, 60, &words, |bench, _, _| bench.parity(run, "cuda"))?;
+        }
+        self.large(args)
+    }
+
+    /// Times the large model, and the peer beside it.
+    fn large(&mut self, args: &GpuArgs) -> Result<(), String> {
+        let sets = self.large_sets(args);
+        let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set.as_str()]).collect();
+        let steps = args.steps.to_string();
+        let timed = ["--config", "1b.toml", "--world-size", "1"];
+        let rest = ["benchmark", "--json", "--warmup", "3", "--steps", &steps];
+        let words = self.words(&[&timed[..], &sets[..], &rest[..]].concat());
+        let name = "1B in bf16, sequence 4096";
+        self.step(name, 150, &words, |_, output, peak| throughput(output, peak))?;
+        let has_torch = first_line("python3", &["-c", "import torch; print(torch.__version__)"]);
+        for (name, switch, limit) in
+            [("torch, 1B in bf16", None, 60), ("torch.compile, 1B in bf16", Some("--compile"), 90)]
+        {
+            if has_torch.is_none() {
+                self.skip(name, "no torch on this machine");
+                continue;
+            }
+            let batch = args.batch.to_string();
+            let words = ["python3", "torch_llama.py", "--device", "cuda", "--flavor", "1b"];
+            let more = ["--bf16", "--sequence", "4096", "--batch", &batch, "--steps", &steps];
+            let words = words.iter().chain(&more).copied().chain(switch);
+            let words: Vec<String> = words.map(String::from).collect();
+            self.step(name, limit, &words, |_, output, peak| throughput(output, peak))?;
+        }
+        let recorded = ["profile", "--steps", "2", "--output", "trace.json"];
+        let words = self.words(&[&timed[..], &sets[..], &recorded[..]].concat());
+        self.step("profile", 90, &words, |bench, _, _| bench.profile())
+    }
+
+    fn large_sets(&self, args: &GpuArgs) -> Vec<String> {
+        let mut sets = vec![format!("training_parameters.global_batch_size={}", args.batch)];
+        let peak = peak_flops(&self.report.machine);
+        sets.extend(peak.map(|flops| format!("metrics.peak_flops={flops:e}")));
+        sets
+    }
+
+    fn words(&self, arguments: &[&str]) -> Vec<String> {
+        let program = std::iter::once(self.program.as_str());
+        program.chain(arguments.iter().copied()).map(String::from).collect()
+    }
+
+    /// Returns the command of a short run of the debug model in `f32`.
+    fn training(&self, run: &str, device: &str, ranks: usize, more: &[&str]) -> Vec<String> {
+        let mut words = self.words(&["--config", "debug.toml", "--world-size", &ranks.to_string()]);
+        let sets = [format!("device_parameters.device={device}"), format!("run.experiment={run}")];
+        let more = more.iter().map(|set| (*set).to_owned());
+        for set in sets.into_iter().chain(more) {
+            words.extend(["--set".to_owned(), set]);
+        }
+        words
+    }
+
+    /// Compares the losses of a run with those of another; the first has nothing to be compared with.
+    fn parity(&self, run: &str, with: &str) -> Found {
+        let file =
+            |run: &str| self.folder.join("runs/parity/llama3").join(run).join("metrics.jsonl");
+        let ours = losses(&file(run))?;
+        let last = ours.values().next_back().copied().unwrap_or_default();
+        let mut figures = Map::from_iter([("last loss".to_owned(), json!(last))]);
+        if run == with {
+            return Ok((figures, format!("{} steps", ours.len())));
+        }
+        let (first, largest) = differences(&ours, &losses(&file(with))?)?;
+        figures.insert("difference at step 1".to_owned(), json!(first));
+        figures.insert("largest difference".to_owned(), json!(largest));
+        let text = format!(
+            "relative to the run `{with}`: {first:.1e} at step 1 (at most {:.0e}), {largest:.1e} over {} steps (at most {:.0e}); products are TF32 on a GPU",
+            TF32.0,
+            ours.len(),
+            TF32.1
+        );
+        if first > TF32.0 || largest > TF32.1 { Err(text) } else { Ok((figures, text)) }
+    }
+
+    fn profile(&self) -> Found {
+        let file = self.folder.join("trace.json");
+        let text = fs::read_to_string(&file).map_err(|error| format!("trace.json: {error}"))?;
+        let trace = serde_json::from_str(&text).map_err(|error| format!("trace.json: {error}"))?;
+        let spans = longest_spans(&trace, 15);
+        let total = |(name, millis): (String, f64)| (format!("{name} (ms)"), json!(millis));
+        let note = "the host's time in each span over 2 steps; trace.json is for Perfetto";
+        Ok((spans.into_iter().map(total).collect(), note.to_owned()))
+    }
+
+    /// Runs a command within its time, reads what it found, and writes the report so far.
+    fn step(
+        &mut self,
+        name: &'static str,
+        limit: u64,
+        words: &[String],
+        read: impl FnOnce(&Self, &str, Option<u64>) -> Found,
+    ) -> Result<(), String> {
+        let left = self.ends_at.saturating_duration_since(Instant::now());
+        if left < Duration::from_secs(5) {
+            self.skip(name, "the time was over");
+            return self.write();
+        }
+        let file: String =
+            name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        let log = self.folder.join(format!("{file}.log"));
+        let limit = Duration::from_secs(limit).min(left);
+        let mut entry = Entry {
+            name,
+            ending: Ending::Failed,
+            seconds: 0.0,
+            command: shown(words),
+            note: String::new(),
+            figures: Map::new(),
+        };
+        match run(words, &self.folder, &log, limit) {
+            Ok(ran) if ran.has_timed_out => {
+                entry.seconds = ran.seconds;
+                entry.ending = Ending::TimedOut;
+                entry.note = format!("ended after {} s\n{}", limit.as_secs(), tail(&ran.output));
+            }
+            Ok(ran) if !ran.is_success => {
+                entry.seconds = ran.seconds;
+                entry.note = tail(&ran.output);
+            }
+            Ok(ran) => {
+                entry.seconds = ran.seconds;
+                match read(self, &ran.output, ran.peak_gpu_mib) {
+                    Ok((figures, note)) => {
+                        (entry.ending, entry.figures, entry.note) = (Ending::Passed, figures, note);
+                    }
+                    Err(note) => entry.note = note,
+                }
+            }
+            Err(note) => entry.note = note,
+        }
+        self.report.entries.push(entry);
+        self.write()
+    }
+
+    fn skip(&mut self, name: &'static str, why: &str) {
+        self.report.entries.push(Entry {
+            name,
+            ending: Ending::NotRun,
+            seconds: 0.0,
+            command: String::new(),
+            note: why.to_owned(),
+            figures: Map::new(),
+        });
+    }
+
+    /// Writes what is there, so that nothing is lost if the machine goes.
+    fn write(&self) -> Result<(), String> {
+        let json = serde_json::to_string_pretty(&self.report.to_json());
+        let json = json.map_err(|error| error.to_string())? + "\n";
+        for (name, text) in [("report.md", self.report.to_markdown()), ("report.json", json)] {
+            let path = self.folder.join(name);
+            fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads the figures of a timed run.
+fn throughput(output: &str, peak_gpu_mib: Option<u64>) -> Found {
+    let found = last_object(output).ok_or("no figures were printed")?;
+    let figure = |key: &str| found[key].as_f64().or_else(|| found[key]["median"].as_f64());
+    let mut figures = Map::new();
+    for key in ["tokens_per_second", "step_seconds", "mfu_percent", "peak_gpu_bytes"] {
+        figures.extend(figure(key).map(|value| (key.to_owned(), json!(value))));
+    }
+    figures.extend(peak_gpu_mib.map(|mib| ("peak_gpu_mib by nvidia-smi".to_owned(), json!(mib))));
+    let rate = figure("tokens_per_second").ok_or("no tokens per second were printed")?;
+    let mfu = figure("mfu_percent").map_or_else(String::new, |mfu| format!(", MFU {mfu:.1} %"));
+    Ok((figures, format!("{rate:.0} tokens/s{mfu}")))
+}
+
+fn last_line(output: &str) -> String {
+    output.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_owned()
+}
+
+/// Returns the last lines of what a program printed.
+fn tail(output: &str) -> String {
+    let lines: Vec<&str> = output.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}
+
+#[cfg(all(test, unix))]
+mod tests;
