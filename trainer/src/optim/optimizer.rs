@@ -160,7 +160,12 @@ impl Optimizer {
         self.slots
             .remove(path)
             .and_then(|slots| <[Tensor<1>; 2]>::try_from(slots).ok())
-            .unwrap_or_else(|| [param.zeros_like(), param.zeros_like()])
+            .unwrap_or_else(|| {
+                let zeros = || {
+                    if kernels::is_empty(param) { param.clone() } else { param.zeros_like() }
+                };
+                [zeros(), zeros()]
+            })
     }
 
     /// Lists state as `(slot name, parameter path, tensor)`, ordered by path.
