@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::train::{RunArgs, load, ranks, style};
+use super::train::{RunArgs, prepare, ranks};
 use super::{Exit, Failure, logging};
 use crate::callbacks::{Benchmark, CallbackSet, Terminal};
 use crate::recipe::Recipe;
@@ -30,9 +30,7 @@ pub(super) fn run(
     _: &mut impl Write,
 ) -> Result<(), Failure> {
     let run = only_steps(run, args.steps + args.warmup);
-    let (loaded, resolved, recipe) = load(&run, recipes)?;
-    let prepared =
-        recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    let prepared = prepare(&run, recipes)?;
     let terminal = Terminal::new(Box::new(io::stdout()));
     let plan = prepared.plan();
     let ranks = ranks(plan)?;

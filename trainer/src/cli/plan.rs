@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
-use super::train::{RunArgs, load, style};
+use super::train::{RunArgs, prepare};
 use super::{Exit, Failure};
 use crate::mesh::AxisSet;
 use crate::metrics::format;
@@ -26,9 +26,7 @@ pub(super) fn run(
     recipes: &[Recipe],
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let (loaded, resolved, recipe) = load(run, recipes)?;
-    let prepared =
-        recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    let prepared = prepare(run, recipes)?;
     let text = describe(prepared.as_ref(), args.placements)
         .map_err(|error| Failure::new(&error, Exit::Usage))?;
     out.write_all(text.as_bytes()).map_err(|error| Failure::new(&error, Exit::Environment))

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::benchmark::only_steps;
-use super::train::{RunArgs, load, ranks, style};
+use super::train::{RunArgs, prepare, ranks};
 use super::{Exit, Failure, logging};
 use crate::callbacks::{CallbackSet, Terminal};
 use crate::comm::Ranks;
@@ -38,9 +38,7 @@ pub(super) fn run(
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let run = only_steps(run, args.wait + args.warmup + args.steps);
-    let (loaded, resolved, recipe) = load(&run, recipes)?;
-    let prepared =
-        recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    let prepared = prepare(&run, recipes)?;
     let plan = prepared.plan();
     let ranks = ranks(plan)?;
     let output = file_of(&args.output, &ranks);

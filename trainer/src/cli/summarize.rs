@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::io::Write;
 
-use super::train::{RunArgs, load, style};
+use super::train::{RunArgs, prepare};
 use super::{Exit, Failure};
 use crate::callbacks::{ModelSummary, ParameterRow};
 use crate::mesh::Axis;
@@ -25,9 +25,7 @@ pub(super) fn run(
     recipes: &[Recipe],
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let (loaded, resolved, recipe) = load(run, recipes)?;
-    let prepared =
-        recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    let prepared = prepare(run, recipes)?;
     let entries = prepared.parameters().map_err(|error| Failure::new(&error, Exit::Usage))?;
     let rows: Vec<ParameterRow> = entries
         .into_iter()

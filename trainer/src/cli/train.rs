@@ -98,7 +98,7 @@ impl RunArgs {
 }
 
 /// Returns how errors are drawn on this standard error.
-pub(super) fn style() -> ReportStyle {
+fn style() -> ReportStyle {
     let is_terminal = io::stderr().is_terminal();
     ReportStyle { is_colored: is_terminal && !env::no_color(), is_unicode: is_terminal, width: 100 }
 }
@@ -121,6 +121,15 @@ pub(super) fn load<'a>(
     let resolved = loaded.resolve(launched).map_err(fail)?;
     let recipe = find(recipes, &resolved.model).map_err(fail)?;
     Ok((loaded, resolved, recipe))
+}
+
+/// Reads and checks a configuration, with its recipe's part.
+pub(super) fn prepare<'a>(
+    args: &RunArgs,
+    recipes: &'a [Recipe],
+) -> Result<Box<dyn Prepared + 'a>, Failure> {
+    let (loaded, resolved, recipe) = load(args, recipes)?;
+    recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))
 }
 
 /// Returns the world of several processes that a launcher started this one into, if one did.
@@ -184,9 +193,7 @@ pub(super) fn run(
     recipes: &[Recipe],
     out: &mut impl Write,
 ) -> Result<Exit, Failure> {
-    let (loaded, resolved, recipe) = load(args, recipes)?;
-    let prepared =
-        recipe.prepare(&loaded, &resolved).map_err(|error| Failure::prepare(&error, style()))?;
+    let prepared = prepare(args, recipes)?;
     if args.cfg {
         if launched()?.is_some_and(|external| !external.world.is_main()) {
             return Ok(Exit::Ok);
