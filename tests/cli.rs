@@ -1,14 +1,14 @@
 //! The program as a user runs it: exit codes, messages, files.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
 fn run(folder: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dream-train"));
-    // Launchers of the machine that runs the tests are none of the program's business here.
-    command.args(arguments).current_dir(folder).env_clear().env("NO_COLOR", "1");
-    command.output().unwrap()
+    program::command(folder, arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -35,9 +35,7 @@ num_sequences = 16
 "#;
 
 fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("run.toml"), TOML).unwrap();
-    folder
+    program::folder_with(TOML)
 }
 
 #[test]

@@ -1,25 +1,18 @@
 //! `dream-train launch` and supervision: the commands it prints, and runs that hang or are killed.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_dream-train");
+use program::{PROGRAM, command, folder_with, text};
+
 /// Far above what any of these runs takes.
 const PROMPT: Duration = Duration::from_mins(2);
-
-fn command(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.args(arguments).current_dir(folder).env_clear().env("NO_COLOR", "1");
-    command
-}
-
-fn text(output: &Output) -> String {
-    let both = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&both).into_owned()
-}
 
 /// What a dry run prints, with the program as a user calls it.
 fn dry_run(folder: &Path, arguments: &[&str], variables: &[(&str, String)]) -> String {
@@ -205,9 +198,7 @@ every_n_steps = 20
 "#;
 
 fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("run.toml"), TOML).unwrap();
-    folder
+    folder_with(TOML)
 }
 
 fn run_folder(folder: &Path) -> PathBuf {

@@ -4,12 +4,16 @@
 //! They need the feature `mpi` and Open MPI's `mpirun`: `cargo test --features mpi --test mpi`.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+#[path = "support/program.rs"]
+mod program;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_dream-train");
+use program::{PROGRAM, folder_with, text};
+
 /// Far above what any of these runs takes, far below the time limits that would end a hang.
 const PROMPT: Duration = Duration::from_mins(2);
 
@@ -34,9 +38,7 @@ num_sequences = 64
 "#;
 
 fn folder() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("run.toml"), TOML).unwrap();
-    folder
+    folder_with(TOML)
 }
 
 /// A command in a clean environment, in which Open MPI starts as many processes as asked.
@@ -62,11 +64,6 @@ fn mpirun(folder: &Path, processes: usize, arguments: &[&str]) -> Command {
     let mut command = command(folder, "mpirun");
     command.args(["-n", &processes.to_string(), PROGRAM]).args(arguments);
     command
-}
-
-fn text(output: &Output) -> String {
-    let both = [&output.stdout[..], &output.stderr[..]].concat();
-    String::from_utf8_lossy(&both).into_owned()
 }
 
 #[track_caller]

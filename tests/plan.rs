@@ -1,10 +1,10 @@
 //! What `dream-train plan` says of a configuration, and what it refuses.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+#[path = "support/program.rs"]
+mod program;
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 mod support;
-
-use std::process::Command;
 
 use support::{GPT2, TINY};
 
@@ -24,16 +24,10 @@ num_sequences = 64
 
 /// Runs `dream-train plan --placements` and returns its exit code and what it printed.
 fn plan(toml: &str, sets: &[&str]) -> (i32, String) {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("run.toml"), toml).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dream-train"));
-    command.args(["plan", "--placements", "--config", "run.toml"]);
-    for set in sets {
-        command.args(["--set", set]);
-    }
-    // Launchers of the machine that runs the tests are none of the program's business here.
-    let output = command.current_dir(folder.path()).env_clear().env("NO_COLOR", "1").output();
-    let output = output.unwrap();
+    let folder = program::folder_with(toml);
+    let arguments = ["plan", "--placements", "--config", "run.toml"];
+    let mut command = program::command(folder.path(), &arguments);
+    let output = command.args(sets.iter().flat_map(|set| ["--set", set])).output().unwrap();
     assert!(!folder.path().join("outputs").exists(), "a plan writes nothing");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code().unwrap(), String::from_utf8(text).unwrap())

@@ -1,7 +1,8 @@
 //! `dream-train profile` writes a trace in which communication overlaps computation.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
-use std::process::Command;
+#[path = "support/program.rs"]
+mod program;
 
 use serde_json::Value;
 
@@ -29,12 +30,10 @@ num_sequences = 16
 
 /// Records one step of two ranks after three others.
 fn trace(sets: &[&str]) -> Vec<Value> {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("run.toml"), TOML).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dream-train"));
-    command.args(["profile", "--config", "run.toml", "--steps", "1", "--output", "out.json"]);
-    command.args(sets.iter().flat_map(|set| ["--set", set]));
-    let output = command.current_dir(folder.path()).env_clear().output().unwrap();
+    let folder = program::folder_with(TOML);
+    let arguments = ["profile", "--config", "run.toml", "--steps", "1", "--output", "out.json"];
+    let mut command = program::command(folder.path(), &arguments);
+    let output = command.args(sets.iter().flat_map(|set| ["--set", set])).output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{errors}");
     assert!(
