@@ -97,3 +97,12 @@ pub enum CommError {
         problem: String,
     },
 }
+
+#[cfg(any(feature = "mpi", feature = "cuda"))]
+impl CommError {
+    /// Says that processes cannot make a group that not all of them have prepared.
+    pub(crate) fn unprepared(group: &str) -> Self {
+        let problem = "processes make groups together, and this one was not prepared".to_owned();
+        Self::Group { group: group.to_owned(), problem }
+    }
+}

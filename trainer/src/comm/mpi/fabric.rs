@@ -155,10 +155,7 @@ impl Fabric for MpiFabric {
             state.groups[index].labels = Arc::clone(&identity.labels);
             Some(index)
         })?;
-        let group = group.ok_or_else(|| CommError::Group {
-            group: name.to_owned(),
-            problem: "processes make groups together, and this one was not prepared".to_owned(),
-        })?;
+        let group = group.ok_or_else(|| CommError::unprepared(name))?;
         Ok(ProcessGroup::new(
             Arc::new(Endpoint { shared: Arc::clone(&self.shared), group }),
             identity,

@@ -189,9 +189,7 @@ impl Fabric for NcclFabric {
         let identity = GroupIdentity::new(self.world_size, rank, name, members, labels)?;
         let group = self.find(name, members);
         if group.is_none() && members.len() > 1 {
-            let problem =
-                "processes make groups together, and this one was not prepared".to_owned();
-            return Err(CommError::Group { group: name.to_owned(), problem });
+            return Err(CommError::unprepared(name));
         }
         if let Some(group) = &group {
             group.line.rename(Arc::clone(&identity.labels));
