@@ -41,7 +41,7 @@ fn step(toml: &str, sets: &[&str]) -> MemoryUse {
 #[track_caller]
 fn check_estimate(memory: &MemoryUse, what: &str) {
     let (measured, estimate) =
-        (memory.activation_bytes as f64, memory.activation_estimate.unwrap() as f64);
+        (memory.activation_bytes.unwrap() as f64, memory.activation_estimate.unwrap() as f64);
     assert!(
         (estimate / measured - 1.0).abs() <= ESTIMATE,
         "{what}: estimated {estimate}, measured {measured}"

@@ -187,7 +187,7 @@ print(json.dumps({
     "step_seconds": median,
     "tokens_per_second": options.batch * options.sequence / median,
     "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    **({"peak_gpu_bytes": torch.cuda.max_memory_allocated()} if on_gpu else {}),
+    **({"peak_gpu_bytes": torch.cuda.max_memory_reserved()} if on_gpu else {}),
     "torch": torch.__version__,
     "threads": torch.get_num_threads(),
 }))

@@ -39,6 +39,9 @@ pub struct BenchmarkReport {
     pub mfu_percent: Option<f64>,
     /// Most memory that the process of this rank has had resident.
     pub peak_memory_bytes: Option<u64>,
+    /// Most memory that it has reserved on its GPU, if it computes on one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_gpu_bytes: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +52,7 @@ struct Series {
     tokens_per_second: Vec<f64>,
     data_seconds: f64,
     communication_seconds: f64,
+    peak_gpu_bytes: Option<u64>,
 }
 
 impl Benchmark {
@@ -100,6 +104,7 @@ impl Benchmark {
             communication_share: series.communication_seconds / measured,
             mfu_percent: self.utilization.map(|known| known.percent(step_seconds.median)),
             peak_memory_bytes: self.has_memory.then(peak_memory_bytes).flatten(),
+            peak_gpu_bytes: series.peak_gpu_bytes,
         })
     }
 
@@ -142,6 +147,7 @@ impl Callback for Benchmark {
     ) -> CallbackResult {
         let series = &mut self.series;
         series.seen_steps += 1;
+        series.peak_gpu_bytes = series.peak_gpu_bytes.max(info.gpu_bytes);
         if series.seen_steps > series.warmup_steps {
             series.step_seconds.push(info.step_seconds);
             series.tokens_per_second.push(info.tokens_per_second);
@@ -179,6 +185,8 @@ impl fmt::Display for BenchmarkReport {
         }
         self.mfu_percent.map_or(Ok(()), |mfu| write!(f, "\nmfu         {mfu:.1}%"))?;
         let memory = self.peak_memory_bytes.map(format::bytes);
-        memory.map_or(Ok(()), |peak| write!(f, "\npeak memory {peak}"))
+        memory.map_or(Ok(()), |peak| write!(f, "\npeak memory {peak}"))?;
+        let memory = self.peak_gpu_bytes.map(format::bytes);
+        memory.map_or(Ok(()), |peak| write!(f, "\ngpu memory  {peak}"))
     }
 }

@@ -116,8 +116,8 @@ pub struct MemoryUse {
     /// Elements of the parameters that a rank holds, on the rank that holds most.
     pub rank_parameters: u64,
     /// Most bytes that operations held for the backward pass at one time, weights aside, on the rank
-    /// that held most.
-    pub activation_bytes: u64,
+    /// that held most; none on a GPU, where operations do not tell.
+    pub activation_bytes: Option<u64>,
     /// The estimate of [`ModelSetup::activation_bytes`](crate::train::ModelSetup::activation_bytes),
     /// if the model tells.
     pub activation_estimate: Option<u64>,

@@ -157,9 +157,14 @@ impl Callback for ConsoleLine {
 fn memory_note(memory: &MemoryUse, several: bool) -> String {
     let per_rank = if several { " per rank" } else { "" };
     let parameters = format::count(memory.rank_parameters);
-    let activations = format::bytes(memory.activation_bytes);
-    let estimate = memory
-        .activation_estimate
-        .map_or_else(String::new, |bytes| format!(", estimated {}", format::bytes(bytes)));
-    format!("{parameters} parameters{per_rank}, activations up to {activations}{estimate}")
+    let measured = memory.activation_bytes.map(|bytes| format!("up to {}", format::bytes(bytes)));
+    let estimate =
+        memory.activation_estimate.map(|bytes| format!("estimated {}", format::bytes(bytes)));
+    let activations: Vec<String> = measured.into_iter().chain(estimate).collect();
+    let activations = if activations.is_empty() {
+        String::new()
+    } else {
+        format!(", activations {}", activations.join(", "))
+    };
+    format!("{parameters} parameters{per_rank}{activations}")
 }

@@ -28,6 +28,9 @@ pub struct StepInfo {
     pub communication_seconds: f64,
     /// `tokens / step_seconds`, over all ranks.
     pub tokens_per_second: f64,
+    /// Bytes that this rank's process has reserved on its GPU after the step, in use or kept for later;
+    /// none on the CPU.
+    pub gpu_bytes: Option<u64>,
     /// Whether the update was dropped because a number was not finite.
     pub skipped: bool,
     /// Factor that the loss was multiplied by for the backward pass, if `f16` needed one.

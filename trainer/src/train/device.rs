@@ -50,3 +50,23 @@ fn cuda(world: &World) -> Result<Device, TrainError> {
 fn cuda(_: &World) -> Result<Device, TrainError> {
     unreachable!("plans for CUDA are refused by builds without it")
 }
+
+/// Returns the bytes that this process has reserved on a GPU, in use or kept for later; nothing for the
+/// processor, whose memory is the process's.
+#[cfg(feature = "cube")]
+pub(crate) fn reserved_bytes(device: &Device) -> Option<u64> {
+    use burn::backend::DispatchDevice;
+    use burn_cubecl::cubecl::MemoryScope;
+
+    match device.clone().inner().as_dispatch() {
+        DispatchDevice::Cube(device) => {
+            Some(device.client().memory_report(MemoryScope::Device).usage().bytes_reserved)
+        }
+        _ => None,
+    }
+}
+
+#[cfg(not(feature = "cube"))]
+pub(crate) fn reserved_bytes(_: &Device) -> Option<u64> {
+    None
+}

@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use burn::module::Module;
 
+use super::device::reserved_bytes;
 use super::precision::Precision;
 use super::rank::{Rank, hook};
 use super::step::{Outcome, nonfinite, scalar};
 use super::{Interrupt, NonFinitePolicy, RunOutcome, StepContext, TrainError, TrainingStep};
 use crate::callbacks::{Interruption, MemoryUse, MergedRequests};
 use crate::comm::ReduceOp;
+use crate::config::DeviceKind;
 use crate::kernels;
 use crate::mesh::AxisSet;
 use crate::metrics::{StepInfo, ValidationInfo};
@@ -106,9 +108,10 @@ impl<S: TrainingStep> Rank<'_, S> {
     /// Takes the maximum over ranks of what each holds.
     fn memory_use(&self) -> Result<MemoryUse, TrainError> {
         let model = self.model.as_ref().expect("a step gives the model back");
-        let mut held = [model.num_params() as f64, self.activation_bytes as f64];
+        let mut held = [model.num_params() as f64, self.activation_bytes.unwrap_or(0) as f64];
         self.comm.group(AxisSet::WORLD).all_reduce_scalars(&mut held, ReduceOp::Max)?;
         let [rank_parameters, activation_bytes] = held.map(|number| number as u64);
+        let activation_bytes = self.activation_bytes.map(|_| activation_bytes);
         let activation_estimate = self.activation_estimate;
         Ok(MemoryUse { rank_parameters, activation_bytes, activation_estimate })
     }
@@ -201,7 +204,8 @@ impl<S: TrainingStep> Rank<'_, S> {
         if self.progress.step == self.run.start_step {
             let (model, bytes) = kernels::measure_saved_bytes(train);
             self.model = Some(model?);
-            self.activation_bytes = bytes as u64;
+            // Only the processor's operations tell what they keep.
+            self.activation_bytes = (self.plan.device == DeviceKind::Cpu).then_some(bytes as u64);
         } else {
             self.model = Some(train()?);
         }
@@ -236,6 +240,7 @@ impl<S: TrainingStep> Rank<'_, S> {
             data_seconds,
             communication_seconds: self.comm.waited().saturating_sub(waited).as_secs_f64(),
             tokens_per_second: num_targets as f64 / step_seconds,
+            gpu_bytes: reserved_bytes(&self.device),
             skipped: outcome.skipped,
             loss_scale,
             extra: outcome.extra,

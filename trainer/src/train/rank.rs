@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use burn::tensor::Device;
 use serde_json::json;
 
 use super::batch::SharedData;
@@ -30,6 +31,7 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
     pub(crate) trainer: &'a Trainer<S>,
     pub(crate) plan: &'a RunPlan,
     pub(crate) comm: MeshComm,
+    pub(crate) device: Device,
     pub(crate) model: Option<S::Model>,
     pub(crate) replicate: Replicate,
     pub(crate) fully_shard: Option<FullyShard>,
@@ -45,7 +47,7 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
     pub(crate) progress: Progress,
     /// What the recipe expects, and what the first step showed.
     pub(crate) activation_estimate: Option<u64>,
-    pub(crate) activation_bytes: u64,
+    pub(crate) activation_bytes: Option<u64>,
     pub(crate) grad_scaler: Option<GradScaler>,
     pub(crate) precision: Precision,
 }
@@ -109,7 +111,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         let mut optimizers = build_optimizers(trainer, config, plan, &model)?;
         let dp_rank = plan.mesh.axis_rank(world.rank(), AxisSet::DP);
         let vocab_size = trainer.setup.vocab_size(config);
-        let ctx = DataContext { plan, device, dp_rank, vocab_size, shared: data };
+        let ctx = DataContext { plan, device: device.clone(), dp_rank, vocab_size, shared: data };
         let mut streams = hook("open data", S::Batch::open(&ctx))?;
         run.num_steps = match plan.training.length {
             RunLength::Steps(steps) => steps,
@@ -138,6 +140,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             trainer,
             plan,
             comm,
+            device,
             model,
             replicate,
             fully_shard,
@@ -151,7 +154,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             saving: None,
             progress,
             activation_estimate,
-            activation_bytes: 0,
+            activation_bytes: None,
             grad_scaler,
             precision: Precision::default(),
         })

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use dream_trainer::callbacks::{Benchmark, Callback, Requests, Terminal};
+use dream_trainer::metrics::StepInfo;
 
 use crate::support::{Captured, report, run_in, step};
 
@@ -50,6 +51,20 @@ fn result_is_printed_at_the_end() {
     collectives 12.5% of step time
     mfu         34.7%
     ");
+}
+
+#[test]
+fn the_peak_of_the_gpu_counts_the_warmup() {
+    let terminal = Terminal::new(Box::new(Captured::default()));
+    let mut benchmark = Benchmark::new(terminal, 1);
+    let run = run_in(Path::new("out"), 3, 0);
+    for (number, gpu_bytes) in [(1, Some(5 << 30)), (2, Some(3 << 30)), (3, Some(4 << 30))] {
+        let info = StepInfo { gpu_bytes, ..step(number) };
+        benchmark.post_train_step(&run, &info, &mut Requests::default()).unwrap();
+    }
+    let report = benchmark.report().unwrap();
+    assert_eq!(report.peak_gpu_bytes, Some(5 << 30));
+    assert!(report.to_string().contains("\ngpu memory  5.37 GB"), "{report}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use dream_trainer::callbacks::{
-    Callback, ConsoleLine, Interruption, ProgressBar, Requests, RunView, Terminal,
+    Callback, ConsoleLine, Interruption, MemoryUse, ProgressBar, Requests, RunView, Terminal,
 };
 use indicatif::{ProgressDrawTarget, TermLike};
 
@@ -63,9 +63,12 @@ fn memory_and_time_in_collectives_are_told_once() {
     run.mesh = crate::support::four_ranks();
     drive(&mut lines, &run, 1..=4);
     lines.post_first_step(&run, &memory()).unwrap();
+    let on_gpu = MemoryUse { activation_bytes: None, ..memory() };
+    lines.post_first_step(&run, &on_gpu).unwrap();
     lines.post_fit(&run).unwrap();
     insta::assert_snapshot!(shown.text(), @"
     step 1/9  1,250 parameters per rank, activations up to 3.15 MB (3.00 MiB), estimated 1.57 MB (1.50 MiB)
+    step 1/9  1,250 parameters per rank, activations estimated 1.57 MB (1.50 MiB)
     finished 9 steps  16,000 tokens in 1.0s, 20.0% of it waiting for communication
     ");
 }

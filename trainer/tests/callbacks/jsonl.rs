@@ -31,10 +31,11 @@ fn rows_have_the_documented_columns() {
     sink.annotate("lr/adamw", 0.1);
     let mut info = step(1);
     info.extra.insert("gan_loss".to_owned(), 0.5);
+    info.gpu_bytes = Some(1 << 30);
     sink.step(&info).unwrap();
     sink.validation(&validation(1, false)).unwrap();
     insta::assert_snapshot!(text(folder.path()), @r#"
-    {"step":1,"loss":2.49,"grad_norm":0.87,"lr":0.0003,"tokens":4000,"tokens_per_second":16000.0,"total_tokens":4000,"epoch":0,"step_seconds":0.25,"data_seconds":0.01,"communication_seconds":0.05,"skipped":false,"extra/gan_loss":0.5,"lr/adamw":0.1}
+    {"step":1,"loss":2.49,"grad_norm":0.87,"lr":0.0003,"tokens":4000,"tokens_per_second":16000.0,"total_tokens":4000,"epoch":0,"step_seconds":0.25,"data_seconds":0.01,"communication_seconds":0.05,"skipped":false,"gpu_bytes":1073741824,"extra/gan_loss":0.5,"lr/adamw":0.1}
     {"step":1,"val_loss":2.25,"val_tokens":8192,"val_seconds":1.5}
     "#);
 }

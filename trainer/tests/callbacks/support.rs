@@ -61,6 +61,7 @@ pub(crate) fn step(step: u64) -> StepInfo {
         data_seconds: 0.01,
         communication_seconds: 0.05,
         tokens_per_second: 16_000.0,
+        gpu_bytes: None,
         skipped: false,
         loss_scale: None,
         extra: BTreeMap::default(),
@@ -70,7 +71,7 @@ pub(crate) fn step(step: u64) -> StepInfo {
 pub(crate) fn memory() -> MemoryUse {
     MemoryUse {
         rank_parameters: 1250,
-        activation_bytes: 3 << 20,
+        activation_bytes: Some(3 << 20),
         activation_estimate: Some(3 << 19),
     }
 }

@@ -130,6 +130,7 @@ fn step_row(info: &StepInfo) -> Map<String, Value> {
         ("skipped".to_owned(), info.skipped.into()),
     ]);
     row.extend(info.loss_scale.map(|scale| ("loss_scale".to_owned(), number(scale))));
+    row.extend(info.gpu_bytes.map(|bytes| ("gpu_bytes".to_owned(), bytes.into())));
     for (name, &value) in &info.extra {
         row.insert(format!("extra/{name}"), number(value));
     }

@@ -80,6 +80,8 @@ impl MetricSink for TensorBoardSink {
             ("n_tokens_seen", info.total_tokens as f64),
         ];
         scalars.extend(info.loss_scale.map(|scale| ("loss_scale", scale)));
+        let gibibytes = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        scalars.extend(info.gpu_bytes.map(|bytes| ("memory/reserved(GiB)", gibibytes(bytes))));
         let mut named = std::mem::take(&mut self.annotations);
         named.extend(info.extra.iter().map(|(name, &value)| (format!("extra/{name}"), value)));
         scalars.extend(named.iter().map(|(tag, value)| (tag.as_str(), *value)));
