@@ -4,10 +4,13 @@
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 mod support;
 
+use std::panic::panic_any;
+use std::time::Duration;
+
 use burn::module::Module;
 use burn::tensor::Tensor;
 use dream_trainer::callbacks::CallbackSet;
-use dream_trainer::comm::Ranks;
+use dream_trainer::comm::{CommError, Ranks};
 use dream_trainer::config::{self, Sources};
 use dream_trainer::nn::{Linear, LinearConfig};
 use dream_trainer::recipe::Recipe;
@@ -22,6 +25,7 @@ use support::{Run, TINY};
 enum Fault {
     Error,
     Panic,
+    Pass,
     NotFinite,
 }
 
@@ -67,6 +71,14 @@ impl TrainingStep for Faulty {
             match self.0 {
                 Fault::Error => return Err("the disk is on fire".into()),
                 Fault::Panic => panic!("index 7 out of bounds"),
+                // What a gather in a forward pass does when its peers are late.
+                Fault::Pass => panic_any(CommError::Timeout {
+                    group: "dp_shard".to_owned(),
+                    sequence: 3,
+                    call: "all_gather(dim 0)".to_owned(),
+                    waited: Duration::from_secs(5),
+                    missing: vec!["rank 2".to_owned()],
+                }),
                 Fault::NotFinite => {
                     let output = self.forward(&model, &batches[0])?;
                     let loss = Loss::sum((output * f64::NAN).sum());
@@ -112,9 +124,20 @@ fn an_error_on_one_rank_names_rank_step_and_cause() {
 }
 
 #[test]
+fn communication_that_fails_inside_a_pass_names_step_and_operation() {
+    let text = run(Fault::Pass, &[]).unwrap_err();
+    let parts = ["rank 1", "step 2, training: ", "all_gather(dim 0)", "waited 5s for rank 2"];
+    for part in parts {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
 fn a_panic_on_one_rank_ends_all() {
     let text = run(Fault::Panic, &[]).unwrap_err();
-    assert!(text.contains("rank 1") && text.contains("index 7 out of bounds"), "{text}");
+    for part in ["rank 1", "step 2, training: ", "index 7 out of bounds", "faults.rs:"] {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The loop: steps, validations, checkpoints, and every way a run ends.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Instant;
 
 use burn::module::Module;
@@ -10,13 +11,14 @@ use super::rank::{Rank, hook};
 use super::step::{Outcome, nonfinite, scalar};
 use super::{Interrupt, NonFinitePolicy, RunOutcome, StepContext, TrainError, TrainingStep};
 use crate::callbacks::{Interruption, MemoryUse, MergedRequests};
-use crate::comm::ReduceOp;
+use crate::comm::{CommError, ReduceOp};
 use crate::config::DeviceKind;
 use crate::kernels;
 use crate::mesh::AxisSet;
 use crate::metrics::{StepInfo, ValidationInfo};
 use crate::optim::GradScaler;
 use crate::train::Batch;
+use crate::world::Panic;
 
 /// Why the loop was left before its last step.
 type Early = Option<Interruption>;
@@ -79,7 +81,7 @@ impl<S: TrainingStep> Rank<'_, S> {
                 self.callbacks.pre_epoch(&self.run, epoch)?;
             }
             let step = self.progress.step + 1;
-            let info = self.train_step(epoch).map_err(|error| in_step(step, "training", error))?;
+            let info = part_of(step, "training", || self.train_step(epoch))?;
             *last = Some(info.loss);
             let requests = self.callbacks.post_train_step(&self.run, &info)?;
             if step == self.run.start_step + 1 {
@@ -93,8 +95,7 @@ impl<S: TrainingStep> Rank<'_, S> {
             } else {
                 self.callbacks.interruption(&requests)
             };
-            self.after_step(requests, why.is_some())
-                .map_err(|error| in_step(step, "after the update", error))?;
+            part_of(step, "after the update", || self.after_step(requests, why.is_some()))?;
             if step.is_multiple_of(steps_per_epoch) {
                 self.callbacks.post_epoch(&self.run, epoch)?;
             }
@@ -284,6 +285,23 @@ impl<S: TrainingStep> Rank<'_, S> {
     }
 }
 
-fn in_step(step: u64, phase: &'static str, source: TrainError) -> TrainError {
-    TrainError::Step { step, phase, source: Box::new(source) }
+/// Runs a part of a step, and names both where it fails.
+///
+/// A model's passes return no errors, so communication that fails inside them panics with its error,
+/// which counts as one that was returned. Other panics go on.
+fn part_of<T>(
+    step: u64,
+    phase: &'static str,
+    run: impl FnOnce() -> Result<T, TrainError>,
+) -> Result<T, TrainError> {
+    let ran = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+        match payload.downcast::<CommError>() {
+            Ok(error) => Err((*error).into()),
+            Err(payload) => {
+                let text = Panic { payload, location: None }.message();
+                resume_unwind(Box::new(format!("step {step}, {phase}: {text}")))
+            }
+        }
+    });
+    ran.map_err(|source| TrainError::Step { step, phase, source: Box::new(source) })
 }
