@@ -13,6 +13,7 @@ use super::{
 };
 use crate::callbacks::CallbackSet;
 use crate::comm::{RankFailure, Ranks, launch};
+use crate::config::DeviceKind;
 use crate::fsdp::{ActivationCheckpointing, FullyShard};
 use crate::mesh::{Axis, AxisSet, DeviceMesh};
 use crate::nn::{self, ParameterEntry, Scope};
@@ -232,7 +233,7 @@ impl<S: TrainingStep> Trainer<S> {
         callbacks: impl Fn(usize) -> CallbackSet + Sync,
     ) -> Result<RunOutcome, RankFailure<TrainError>> {
         assert_eq!(ranks.world_size(), plan.mesh.world_size(), "the plan is for these ranks");
-        if let Some(dtype) = plan.fully_shard.param_dtype {
+        if let (DeviceKind::Cpu, Some(dtype)) = (plan.device, plan.fully_shard.param_dtype) {
             tracing::warn!(
                 param_dtype = ?dtype,
                 "the CPU computes in f32 and rounds to the type asked for: results are as accurate as in that type, steps take longer than with param_dtype = \"f32\""
