@@ -4,51 +4,24 @@
 //! They need the feature `mpi` and Open MPI's `mpirun`: `cargo test --features mpi --test mpi`.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+#[path = "support/processes.rs"]
+mod processes;
 #[path = "support/program.rs"]
 mod program;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Instant;
 
-use program::{PROGRAM, folder_with, text};
+use processes::{
+    PROMPT, TOML, begin, children, clean, ended, folder, gone, numbers, signal, succeeds, train,
+};
+use program::{PROGRAM, text};
 
-/// Far above what any of these runs takes, far below the time limits that would end a hang.
-const PROMPT: Duration = Duration::from_mins(2);
-
-const TOML: &str = r#"
-[model]
-name = "llama3"
-dim = 32
-num_layers = 2
-num_heads = 4
-num_kv_heads = 2
-ffn_dim = 64
-vocab_size = 96
-[training_parameters]
-steps = 6
-global_batch_size = 8
-sequence_length = 16
-num_sanity_val_steps = 0
-[data]
-source = "synthetic"
-vocab_size = 96
-num_sequences = 64
-"#;
-
-fn folder() -> tempfile::TempDir {
-    folder_with(TOML)
-}
-
-/// A command in a clean environment, in which Open MPI starts as many processes as asked.
+/// A command in an environment in which Open MPI starts as many processes as asked.
 fn command(folder: &Path, program: &str) -> Command {
-    let mut command = Command::new(program);
-    command.current_dir(folder).env_clear();
-    for name in ["PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR"] {
-        command.envs(std::env::var_os(name).map(|value| (name, value)));
-    }
-    command.env("NO_COLOR", "1");
+    let mut command = clean(folder, program);
     for (name, value) in [
         ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
         ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
@@ -66,36 +39,8 @@ fn mpirun(folder: &Path, processes: usize, arguments: &[&str]) -> Command {
     command
 }
 
-#[track_caller]
-fn succeeds(mut command: Command) -> String {
-    let output = command.output().expect("`mpirun` of the documented packages");
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    text(&output)
-}
-
-fn train(name: &str, more: &[&'static str]) -> Vec<String> {
-    let mut arguments = vec!["--config".to_owned(), "run.toml".to_owned()];
-    arguments.extend(["--set".into(), format!("run.experiment={name}")]);
-    arguments.extend(more.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]));
-    arguments
-}
-
-fn run_folder(folder: &Path, name: &str) -> PathBuf {
-    folder.join("outputs/dream-train/default").join(name)
-}
-
-/// Loss and gradient norm of every step, as they were written.
-fn numbers(folder: &Path, name: &str) -> Vec<(String, String)> {
-    let lines = fs::read_to_string(run_folder(folder, name).join("metrics.jsonl")).unwrap();
-    let row = |line: &str| {
-        let row: serde_json::Value = serde_json::from_str(line).unwrap();
-        (row["loss"].to_string(), row["grad_norm"].to_string())
-    };
-    lines.lines().map(row).collect()
-}
-
 /// Trains with threads, then with processes.
-fn both_ways(folder: &Path, name: &str, processes: usize, sets: &[&'static str]) {
+fn both_ways(folder: &Path, name: &str, processes: usize, sets: &[&str]) {
     let world = format!("device_parameters.world_size={processes}");
     let mut alone = command(folder, PROGRAM);
     alone.args(train(&format!("{name}-threads"), sets)).args(["--set", &world]);
@@ -227,40 +172,14 @@ fn a_failing_rank_is_reported_once_with_the_others_and_its_exit_code() {
 }
 
 /// A long run of four processes that has begun to train.
-fn long_run(folder: &Path, sets: &[&'static str]) -> (Child, Vec<u32>) {
+fn long_run(folder: &Path, sets: &[&str]) -> (Child, Vec<u32>) {
     let more = ["device_parameters.preset=ddp", "training_parameters.steps=1000000"];
     let arguments = train("long", &[&more[..], sets].concat());
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut job = mpirun(folder, 4, &arguments);
-    let child = job.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let metrics = run_folder(folder, "long").join("metrics.jsonl");
-    let start = Instant::now();
-    while fs::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 3 {
-        assert!(start.elapsed() < PROMPT, "the run did not begin");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    let child = begin(folder, mpirun(folder, 4, &arguments));
     let ranks = children(child.id());
     assert_eq!(ranks.len(), 4, "one child of `mpirun` per rank");
     (child, ranks)
-}
-
-/// Processes started by a process, in the order of their start.
-fn children(of: u32) -> Vec<u32> {
-    let path = format!("/proc/{of}/task/{of}/children");
-    let list = fs::read_to_string(path).unwrap();
-    list.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
-}
-
-fn signal(name: &str, process: u32) {
-    let status = Command::new("kill").args([name, &process.to_string()]).status();
-    assert!(status.unwrap().success());
-}
-
-fn ended(child: Child) -> (Option<i32>, String) {
-    let start = Instant::now();
-    let output = child.wait_with_output().unwrap();
-    assert!(start.elapsed() < PROMPT, "{}", text(&output));
-    (output.status.code(), text(&output))
 }
 
 #[test]
@@ -272,17 +191,7 @@ fn a_killed_rank_ends_the_job_and_is_named() {
     let (code, shown) = ended(child);
     assert_ne!(code, Some(0), "{shown}");
     assert!(shown.contains("rank 2"), "{shown}");
-    let start = Instant::now();
-    while let Some(process) = ranks.iter().find(|process| is_running(**process)) {
-        assert!(start.elapsed() < PROMPT, "{process} is still there");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A process that has ended may stay in the list until someone asks how.
-fn is_running(process: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    gone(&ranks);
 }
 
 #[test]
