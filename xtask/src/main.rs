@@ -1,5 +1,5 @@
 //! Checks, benchmarks and generated documentation of dream-train:
-//! `cargo xtask check|mpi|bench|cube|cuda-check|cuda-offline|gpu|docs`.
+//! `cargo xtask check|mpi|bench|cube|cuda-check|cuda-offline|cuda-emulated|gpu|docs`.
 
 mod bench;
 mod check;
@@ -26,6 +26,8 @@ enum Task {
     CudaCheck,
     /// Builds the program with CUDA, without LLVM
     CudaOffline,
+    /// Tests CUDA and NCCL on an emulated GPU
+    CudaEmulated,
     /// On a machine with a GPU: tests, parity, speed and a profile, in less than ten minutes
     Gpu(gpu::GpuArgs),
     /// Benchmarks beside other programs: whole steps, operations, several ranks; all if none is named
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Task::Cube => cube::run(),
         Task::CudaCheck => cuda::check(),
         Task::CudaOffline => cuda::offline(),
+        Task::CudaEmulated => cuda::emulated(),
         Task::Gpu(args) => gpu::run_all(&args),
         Task::Bench { bench } => bench::run_bench(bench),
         Task::Docs => docs::run(),
