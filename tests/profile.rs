@@ -126,3 +126,23 @@ fn a_rank_is_a_process_with_the_phases_of_its_steps() {
     let in_other_steps = |row: &&Value| row["args"]["step"].as_u64().is_some_and(|step| step != 4);
     assert_eq!(trace.iter().find(in_other_steps), None);
 }
+
+#[test]
+fn a_benchmark_can_leave_a_trace_of_its_timed_steps() {
+    let folder = program::folder_with(TOML);
+    let steps = ["--warmup", "1", "--steps", "2", "--trace", "out.json"];
+    let arguments = [&["benchmark", "--config", "run.toml"], &steps[..]].concat();
+    let output = program::command(folder.path(), &arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", program::text(&output));
+    let text = std::fs::read_to_string(folder.path().join("out.json")).unwrap();
+    let trace: Value = serde_json::from_str(&text).unwrap();
+    let rows = trace["traceEvents"].as_array().unwrap();
+    for rank in 0..2 {
+        let counts = ["step 1", "step 2", "step 3"].map(|step| spans(rows, rank, step).len());
+        assert_eq!(counts, [0, 1, 1], "the warm-up is left out");
+    }
+    let nowhere = [&arguments[..arguments.len() - 1], &["missing/out.json"]].concat();
+    let output = program::command(folder.path(), &nowhere).output().unwrap();
+    assert_eq!(output.status.code(), Some(3), "{}", program::text(&output));
+    assert!(program::text(&output).contains("cannot write missing/out.json"));
+}

@@ -1,10 +1,13 @@
 //! `dream-train benchmark`: the steps of a configuration, timed and thrown away.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
+use super::profile::Recording;
 use super::train::{RunArgs, prepare, ranks};
 use super::{Exit, Failure, logging};
 use crate::callbacks::{Benchmark, CallbackSet, Terminal};
+use crate::metrics::TraceWindow;
 use crate::recipe::Recipe;
 use crate::train::Interrupt;
 
@@ -20,6 +23,9 @@ pub(crate) struct BenchmarkArgs {
     /// Prints one line of JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// File that receives a trace of the timed steps, as `profile` writes it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trace: Option<PathBuf>,
 }
 
 /// Times steps without sinks, checkpoints or validation.
@@ -34,7 +40,11 @@ pub(super) fn run(
     let terminal = Terminal::new(Box::new(io::stdout()));
     let plan = prepared.plan();
     let ranks = ranks(plan)?;
-    logging::start(&terminal, None, &ranks, false, None)
+    let window = TraceWindow { wait: 0, warmup: args.warmup };
+    let recording = args.trace.as_deref().map(|file| Recording::start(file, &ranks, window));
+    let recording = recording.transpose()?;
+    let trace = recording.as_ref().map(|recording| recording.trace.clone());
+    logging::start(&terminal, None, &ranks, false, trace)
         .map_err(|error| Failure::new(&error, Exit::Environment))?;
     let callbacks = |rank| {
         let mut set = CallbackSet::new(rank);
@@ -45,8 +55,10 @@ pub(super) fn run(
         set.push(Box::new(benchmark)).expect("the only callback has a name of its own");
         set
     };
-    let outcome = prepared.fit(&ranks, &Interrupt::default(), &callbacks);
-    outcome.map(|_| ()).map_err(|failure| Failure::run(&failure, &plan.mesh))
+    prepared
+        .fit(&ranks, &Interrupt::default(), &callbacks)
+        .map_err(|failure| Failure::run(&failure, &plan.mesh))?;
+    recording.map_or(Ok(()), |recording| recording.write().map(|_| ()))
 }
 
 /// Changes a run to one of so many steps that leaves nothing behind.

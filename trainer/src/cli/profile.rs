@@ -41,21 +41,15 @@ pub(super) fn run(
     let prepared = prepare(&run, recipes)?;
     let plan = prepared.plan();
     let ranks = ranks(plan)?;
-    let output = file_of(&args.output, &ranks);
-    let unwritable = |error: io::Error| Failure {
-        text: format!("error: cannot write {}\n  caused by: {error}", output.display()),
-        exit: Exit::Environment,
-    };
-    // Before the steps, so that they are not for nothing.
-    let file = File::create(&output).map_err(unwritable)?;
-    let trace = Trace::new(TraceWindow { wait: args.wait, warmup: args.warmup });
+    let window = TraceWindow { wait: args.wait, warmup: args.warmup };
+    let recording = Recording::start(&args.output, &ranks, window)?;
     let terminal = Terminal::new(Box::new(io::stdout()));
-    logging::start(&terminal, None, &ranks, false, Some(trace.clone()))
+    logging::start(&terminal, None, &ranks, false, Some(recording.trace.clone()))
         .map_err(|error| Failure::new(&error, Exit::Environment))?;
     prepared
         .fit(&ranks, &Interrupt::default(), &CallbackSet::new)
         .map_err(|failure| Failure::run(&failure, &plan.mesh))?;
-    let spans = trace.write(BufWriter::new(file)).map_err(unwritable)?;
+    let (spans, output) = recording.write()?;
     let (first, last) = (args.wait + args.warmup + 1, args.wait + args.warmup + args.steps);
     writeln!(
         out,
@@ -64,7 +58,41 @@ pub(super) fn run(
         plan.mesh.world_size(),
         output.display()
     )
-    .map_err(unwritable)
+    .map_err(|error| unwritable(&output, &error))
+}
+
+/// A trace on its way into a file.
+pub(super) struct Recording {
+    pub(super) trace: Trace,
+    output: PathBuf,
+    file: File,
+}
+
+impl Recording {
+    /// Makes the file, before the steps, so that they are not for nothing.
+    pub(super) fn start(
+        output: &Path,
+        ranks: &Ranks,
+        window: TraceWindow,
+    ) -> Result<Self, Failure> {
+        let output = file_of(output, ranks);
+        let file = File::create(&output).map_err(|error| unwritable(&output, &error))?;
+        Ok(Self { trace: Trace::new(window), output, file })
+    }
+
+    /// Writes what was recorded; returns the number of spans and the file.
+    pub(super) fn write(self) -> Result<(usize, PathBuf), Failure> {
+        let spans = self.trace.write(BufWriter::new(self.file));
+        let spans = spans.map_err(|error| unwritable(&self.output, &error))?;
+        Ok((spans, self.output))
+    }
+}
+
+fn unwritable(output: &Path, error: &io::Error) -> Failure {
+    Failure {
+        text: format!("error: cannot write {}\n  caused by: {error}", output.display()),
+        exit: Exit::Environment,
+    }
 }
 
 /// Returns the file of this process: each process of a launcher's world writes one, and the name of

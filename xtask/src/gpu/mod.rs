@@ -37,6 +37,10 @@ pub(crate) struct GpuArgs {
     /// Folder that receives `report.md`, `report.json` and what every step printed
     #[arg(long, value_name = "DIR", default_value = "outputs/gpu")]
     output: PathBuf,
+    /// What to find out; everything if none is named. The first steps of a run compile and tune its
+    /// kernels, so on a slow processor the parts may need a call each
+    #[arg(long, value_enum, value_delimiter = ',')]
+    part: Vec<Part>,
     /// Seconds for everything; what does not fit any more is not run
     #[arg(long, value_name = "SECONDS", default_value_t = 570)]
     budget: u64,
@@ -46,6 +50,17 @@ pub(crate) struct GpuArgs {
     /// Steps that are timed
     #[arg(long, value_name = "N", default_value_t = 8)]
     steps: usize,
+}
+
+/// Questions to a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// Whether every collective is right, on one and two ranks
+    Collectives,
+    /// Whether losses are those of the CPU, and those of several ranks those of one
+    Parity,
+    /// How fast the 1B model is, beside PyTorch, and where the time goes
+    Speed,
 }
 
 /// Runs all steps and writes the report; fails if a step did.
@@ -85,11 +100,30 @@ impl Bench {
         let found = |output: &str| -> Found { Ok((Map::new(), last_line(output))) };
         let doctor = self.words(&["doctor"]);
         self.step("doctor", 30, &doctor, |_, output, _| found(output))?;
+        let asks = |part| args.part.is_empty() || args.part.contains(&part);
+        if asks(Part::Collectives) {
+            self.collectives()?;
+        }
+        if asks(Part::Parity) {
+            self.losses()?;
+        }
+        if asks(Part::Speed) {
+            self.large(args)?;
+        }
+        self.write()
+    }
+
+    fn collectives(&mut self) -> Result<(), String> {
+        let found = |output: &str| -> Found { Ok((Map::new(), last_line(output))) };
         for (name, ranks) in [("selftest, 1 rank", "1"), ("selftest, 2 ranks on one GPU", "2")] {
             let words = self.words(&["selftest", "--device", "cuda", "--world-size", ranks]);
             self.step(name, 60, &words, |_, output, _| found(output))?;
         }
-        for (device, limit) in [("cpu", 60), ("cuda", 60)] {
+        Ok(())
+    }
+
+    fn losses(&mut self) -> Result<(), String> {
+        for (device, limit) in [("cpu", 60), ("cuda", 150)] {
             let words = self.training(device, device, 1, &[]);
             let name = if device == "cpu" { "losses on the CPU" } else { "losses on the GPU" };
             self.step(name, limit, &words, |bench, _, _| bench.parity(device, "cpu"))?;
@@ -98,9 +132,9 @@ impl Bench {
             [("2 ranks on one GPU", "cuda2", 2), ("4 ranks on one GPU", "cuda4", 4)]
         {
             let words = self.training(run, "cuda", ranks, &["device_parameters.preset=fsdp"]);
-            self.step(name, 60, &words, |bench, _, _| bench.parity(run, "cuda"))?;
+            self.step(name, 180, &words, |bench, _, _| bench.parity(run, "cuda"))?;
         }
-        self.large(args)
+        Ok(())
     }
 
     /// Times the large model, and the peer beside it.
@@ -110,9 +144,11 @@ impl Bench {
         let steps = args.steps.to_string();
         let timed = ["--config", "1b.toml", "--world-size", "1"];
         let rest = ["benchmark", "--json", "--warmup", "3", "--steps", &steps];
+        let rest = [&rest[..], &["--trace", "trace.json"]].concat();
         let words = self.words(&[&timed[..], &sets[..], &rest[..]].concat());
         let name = "1B in bf16, sequence 4096";
-        self.step(name, 150, &words, |_, output, peak| throughput(output, peak))?;
+        self.step(name, 300, &words, |_, output, peak| throughput(output, peak))?;
+        self.profile(args.steps);
         let has_torch = first_line("python3", &["-c", "import torch; print(torch.__version__)"]);
         for (name, switch, limit) in
             [("torch, 1B in bf16", None, 60), ("torch.compile, 1B in bf16", Some("--compile"), 90)]
@@ -128,9 +164,7 @@ impl Bench {
             let words: Vec<String> = words.map(String::from).collect();
             self.step(name, limit, &words, |_, output, peak| throughput(output, peak))?;
         }
-        let recorded = ["profile", "--steps", "2", "--output", "trace.json"];
-        let words = self.words(&[&timed[..], &sets[..], &recorded[..]].concat());
-        self.step("profile", 90, &words, |bench, _, _| bench.profile())
+        Ok(())
     }
 
     fn large_sets(&self, args: &GpuArgs) -> Vec<String> {
@@ -178,14 +212,19 @@ impl Bench {
         if first > TF32.0 || largest > TF32.1 { Err(text) } else { Ok((figures, text)) }
     }
 
-    fn profile(&self) -> Found {
-        let file = self.folder.join("trace.json");
-        let text = fs::read_to_string(&file).map_err(|error| format!("trace.json: {error}"))?;
-        let trace = serde_json::from_str(&text).map_err(|error| format!("trace.json: {error}"))?;
-        let spans = longest_spans(&trace, 15);
-        let total = |(name, millis): (String, f64)| (format!("{name} (ms)"), json!(millis));
-        let note = "the host's time in each span over 2 steps; trace.json is for Perfetto";
-        Ok((spans.into_iter().map(total).collect(), note.to_owned()))
+    /// Reports where the time of the large model went: its run has left a trace.
+    fn profile(&mut self, steps: usize) {
+        let mut entry = not_run("profile", "the run left no trace");
+        let text = fs::read_to_string(self.folder.join("trace.json")).unwrap_or_default();
+        if let Ok(trace) = serde_json::from_str(&text) {
+            let total = |(name, millis): (String, f64)| (format!("{name} (ms)"), json!(millis));
+            entry.figures = longest_spans(&trace, 15).into_iter().map(total).collect();
+            entry.ending = Ending::Passed;
+            entry.note = format!(
+                "the host's time in each span over {steps} steps; trace.json is for Perfetto"
+            );
+        }
+        self.report.entries.push(entry);
     }
 
     /// Runs a command within its time, reads what it found, and writes the report so far.
@@ -239,14 +278,7 @@ impl Bench {
     }
 
     fn skip(&mut self, name: &'static str, why: &str) {
-        self.report.entries.push(Entry {
-            name,
-            ending: Ending::NotRun,
-            seconds: 0.0,
-            command: String::new(),
-            note: why.to_owned(),
-            figures: Map::new(),
-        });
+        self.report.entries.push(not_run(name, why));
     }
 
     /// Writes what is there, so that nothing is lost if the machine goes.
@@ -273,6 +305,17 @@ fn throughput(output: &str, peak_gpu_mib: Option<u64>) -> Found {
     let rate = figure("tokens_per_second").ok_or("no tokens per second were printed")?;
     let mfu = figure("mfu_percent").map_or_else(String::new, |mfu| format!(", MFU {mfu:.1} %"));
     Ok((figures, format!("{rate:.0} tokens/s{mfu}")))
+}
+
+fn not_run(name: &'static str, why: &str) -> Entry {
+    Entry {
+        name,
+        ending: Ending::NotRun,
+        seconds: 0.0,
+        command: String::new(),
+        note: why.to_owned(),
+        figures: Map::new(),
+    }
 }
 
 fn last_line(output: &str) -> String {

@@ -11,8 +11,10 @@ case "$*" in
 doctor) echo "ok     build         pretended" ;;
 *selftest*"--world-size 2") echo "rank 1: wrong"; exit 3 ;;
 *selftest*) echo "40 checks on 1 rank: ok (1.0 s)" ;;
-*benchmark*) echo '{"tokens_per_second":{"median":1234.5},"step_seconds":{"median":6.6},"mfu_percent":12.5}' ;;
-*profile*) echo '{"traceEvents":[{"ph":"X","name":"forward","pid":0,"dur":2000}]}' > trace.json ;;
+*benchmark*)
+    echo '{"traceEvents":[{"ph":"X","name":"forward","pid":0,"dur":2000}]}' > trace.json
+    echo '{"tokens_per_second":{"median":1234.5},"step_seconds":{"median":6.6},"mfu_percent":12.5}'
+    ;;
 *)
     name=$(echo "$*" | sed 's/.*run.experiment=\([a-z0-9]*\).*/\1/')
     mkdir -p runs/parity/llama3/$name
@@ -22,14 +24,14 @@ doctor) echo "ok     build         pretended" ;;
 esac
 "#;
 
-fn pretend(name: &str, budget: u64) -> (Result<(), String>, PathBuf) {
+fn pretend(name: &str, budget: u64, part: Vec<Part>) -> (Result<(), String>, PathBuf) {
     let folder = std::env::temp_dir().join(format!("xtask-gpu-{name}-{}", std::process::id()));
     fs::create_dir_all(&folder).expect("a folder");
     let program = folder.join("pretender");
     fs::write(&program, PRETENDER).expect("a file");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a program");
     let output = folder.join("report");
-    let args = GpuArgs { program, output, budget, batch: 2, steps: 3 };
+    let args = GpuArgs { program, output, part, budget, batch: 2, steps: 3 };
     (run_all(&args), folder)
 }
 
@@ -40,7 +42,7 @@ fn step<'a>(report: &'a Value, name: &str) -> &'a Value {
 
 #[test]
 fn every_step_runs_whatever_the_others_did_and_all_is_written() {
-    let (result, folder) = pretend("all", 300);
+    let (result, folder) = pretend("all", 300, Vec::new());
     assert_eq!(result, Err("a step failed".to_owned()));
     let text = fs::read_to_string(folder.join("report/report.json")).expect("it was written");
     let report: Value = serde_json::from_str(&text).expect("JSON");
@@ -73,11 +75,23 @@ fn every_step_runs_whatever_the_others_did_and_all_is_written() {
 
 #[test]
 fn without_time_nothing_runs_and_the_report_says_so() {
-    let (result, folder) = pretend("none", 0);
+    let (result, folder) = pretend("none", 0, Vec::new());
     assert_eq!(result, Ok(()));
     let text = fs::read_to_string(folder.join("report/report.json")).expect("it was written");
     let report: Value = serde_json::from_str(&text).expect("JSON");
     let steps = report["steps"].as_array().expect("steps");
     assert!(steps.iter().all(|step| step["ending"] == "not run"), "{report:#}");
+    fs::remove_dir_all(folder).expect("it was there");
+}
+
+#[test]
+fn a_part_runs_alone() {
+    let (result, folder) = pretend("part", 300, vec![Part::Speed]);
+    assert_eq!(result, Ok(()));
+    let text = fs::read_to_string(folder.join("report/report.json")).expect("it was written");
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    let steps = report["steps"].as_array().expect("steps").iter();
+    let names: Vec<&str> = steps.filter_map(|step| step["name"].as_str()).collect();
+    assert_eq!(names[..3], ["doctor", "1B in bf16, sequence 4096", "profile"]);
     fs::remove_dir_all(folder).expect("it was there");
 }
