@@ -12,10 +12,12 @@ use crate::command::{self, root};
 /// Largest binary, stripped.
 const MAX_BYTES: u64 = 64 << 20;
 
+/// Where what is built with the stand-in stays apart from everything else.
+const FOLDER: &str = "target-cuda";
 const FEATURES: &str = "cuda,cuda-cpp";
 const PATCH: &str = "patch.crates-io.cubecl-llvm.path=\"xtask/llvm-stub\"";
 
-/// Crates that write kernels, once each, and whose code is large: they are optimized for size.
+/// Crates that write kernels, once each, and whose code is large: the release build makes them small.
 const SMALL: [&str; 10] = [
     "burn-cubecl",
     "burn-cubecl-fusion",
@@ -32,18 +34,27 @@ const SMALL: [&str; 10] = [
 /// Names by which the program looks for NVIDIA's libraries.
 const LIBRARIES: [&str; 3] = ["libcuda.so", "libnvrtc.so", "libnccl.so"];
 
-/// Type-checks everything with the CUDA feature.
+/// Checks and lints everything with the CUDA feature, beside what [`super::check`] has compiled.
 pub(crate) fn check() -> Result<(), String> {
-    with_stub(&["check", "--workspace", "--all-targets"], &[FEATURES], &[])
+    let what = ["clippy", "--workspace", "--all-targets", "--features", FEATURES];
+    with_stub(&[&what[..], &["--", "-D", "warnings"]].concat(), &[])
 }
 
 /// Builds the program in release mode, checks its size and asks its `doctor`.
 pub(crate) fn offline() -> Result<(), String> {
-    // Functions that came out equal are kept once.
-    let link = [FEATURES, "--", "-C", "link-arg=-Wl,--icf=all"];
+    let sizes = SMALL.iter().flat_map(|name| {
+        let profile = format!("profile.release.package.{name}");
+        [format!("{profile}.opt-level=\"s\""), format!("{profile}.codegen-units=1")]
+    });
+    let sizes: Vec<String> = sizes.chain(["profile.release.strip=true".to_owned()]).collect();
+    let sizes = sizes.iter().flat_map(|setting| ["--config", setting]);
     let what = ["rustc", "--release", "-p", "dream-train", "--bin", "dream-train"];
-    with_stub(&what, &link, &[])?;
-    let binary = root().join("target-cuda/release/dream-train");
+    let with = ["--target-dir", FOLDER, "--features", FEATURES];
+    // Functions that came out equal are kept once.
+    let link = ["--", "-C", "link-arg=-Wl,--icf=all"];
+    let build: Vec<&str> = what.into_iter().chain(with).chain(sizes).chain(link).collect();
+    with_stub(&build, &[])?;
+    let binary = root().join(FOLDER).join("release/dream-train");
     let size = fs::metadata(&binary).map_err(|error| format!("{}: {error}", binary.display()))?;
     if size.len() > MAX_BYTES {
         return Err(format!("the binary has {} bytes, more than {MAX_BYTES}", size.len()));
@@ -51,17 +62,29 @@ pub(crate) fn offline() -> Result<(), String> {
     command::run(text(&binary)?, &["doctor"])
 }
 
-/// Tests CUDA and NCCL where an emulated GPU takes the place of NVIDIA's libraries. Kernels are not tuned:
-/// to time them on such a GPU takes minutes and says nothing.
-pub(crate) fn emulated() -> Result<(), String> {
-    let build = ["build", "--release", "-p", "emulated-gpu", "--target-dir", "target-cuda"];
-    command::run("cargo", &build)?;
-    let folder = root().join("target-cuda/emulated");
+/// Links the program and tests CUDA and NCCL where an emulated GPU takes the place of NVIDIA's libraries.
+///
+/// Nothing is optimized, because building takes longer than running, and kernels are not tuned: to time
+/// them on such a GPU takes minutes and says nothing.
+pub(crate) fn emulated(filter: Option<&str>) -> Result<(), String> {
+    let plain = [
+        "--config",
+        "profile.dev.opt-level=0",
+        "--config",
+        "profile.dev.debug=false",
+        "--config",
+        "profile.dev.package.\"*\".opt-level=0",
+        "--target-dir",
+        FOLDER,
+    ];
+    let library = ["build", "-p", "emulated-gpu"];
+    command::run("cargo", &[&library[..], &plain].concat())?;
+    let folder = root().join(FOLDER).join("emulated");
     let told = |error: std::io::Error| format!("{}: {error}", folder.display());
     let headers = folder.join("cuda/include");
     fs::create_dir_all(&headers).map_err(told)?;
     fs::write(headers.join("cuda_runtime.h"), "").map_err(told)?;
-    let library = root().join("target-cuda/release/libemulated_gpu.so");
+    let library = root().join(FOLDER).join("debug/libemulated_gpu.so");
     for name in LIBRARIES.map(|name| folder.join(name)) {
         if name.exists() {
             fs::remove_file(&name).map_err(told)?;
@@ -75,35 +98,24 @@ pub(crate) fn emulated() -> Result<(), String> {
         ("CUDA_PATH", text(&cuda)?),
         ("EMULATED_GPU_CACHE", text(&kernels)?),
     ];
-    let tests = ["test", "--release", "-p", "dream-train", "--test", "nccl"];
-    with_stub(&tests, &["dream-trainer/cuda-cpp"], &variables)
+    let tests = ["test", "-p", "dream-train", "--test", "nccl"];
+    let features = ["--features", "dream-trainer/cuda-cpp"];
+    let filter: Vec<&str> = filter.into_iter().collect();
+    with_stub(&[&tests[..], &features, &plain, &filter].concat(), &variables)
 }
 
 fn text(path: &Path) -> Result<&str, String> {
     path.to_str().ok_or_else(|| "the folder's name is not UTF-8".to_owned())
 }
 
-/// Runs cargo with the stand-in, in a target folder of its own, with these features and what is given
-/// after them. The lock file names the real crate, so it is put back afterwards.
-fn with_stub(
-    arguments: &[&str],
-    features: &[&str],
-    variables: &[(&str, &str)],
-) -> Result<(), String> {
+/// Runs cargo with the stand-in. The lock file names the real crate, so it is put back afterwards.
+fn with_stub(arguments: &[&str], variables: &[(&str, &str)]) -> Result<(), String> {
     let lock = root().join("Cargo.lock");
     let told = |error| format!("{}: {error}", lock.display());
     let kept = fs::read(&lock).map_err(told)?;
-    let profile_changes = SMALL.iter().flat_map(|name| {
-        let profile = format!("profile.release.package.{name}");
-        [format!("{profile}.opt-level=\"s\""), format!("{profile}.codegen-units=1")]
-    });
-    let profile_changes: Vec<String> =
-        profile_changes.chain(["profile.release.strip=true".to_owned()]).collect();
-    let profile_changes = profile_changes.iter().flat_map(|setting| ["--config", setting]);
-    let shared = ["--target-dir", "target-cuda", "--config", PATCH];
-    let words =
-        arguments.iter().copied().chain(profile_changes).chain(shared).chain(["--features"]);
-    let words: Vec<&str> = words.chain(features.iter().copied()).collect();
+    // Behind the first word: settings before it are lost where others follow.
+    let (first, rest) = arguments.split_at(1);
+    let words = [first, &["--config", PATCH], rest].concat();
     let outcome = command::run_with("cargo", &words, variables);
     fs::write(&lock, kept).map_err(told)?;
     outcome

@@ -22,12 +22,15 @@ enum Task {
     Mpi,
     /// The tests of GPU devices, on a software Vulkan device
     Cube,
-    /// Type-checks the CUDA feature without LLVM
+    /// Checks and lints the CUDA feature without LLVM
     CudaCheck,
     /// Builds the program with CUDA, without LLVM
     CudaOffline,
-    /// Tests CUDA and NCCL on an emulated GPU
-    CudaEmulated,
+    /// Links the program with CUDA and tests it with NCCL on an emulated GPU
+    CudaEmulated {
+        /// Runs the tests alone whose name contains this
+        filter: Option<String>,
+    },
     /// On a machine with a GPU: tests, parity, speed and a profile, in less than ten minutes
     Gpu(gpu::GpuArgs),
     /// Benchmarks beside other programs: whole steps, operations, several ranks; all if none is named
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
         Task::Cube => cube::run(),
         Task::CudaCheck => cuda::check(),
         Task::CudaOffline => cuda::offline(),
-        Task::CudaEmulated => cuda::emulated(),
+        Task::CudaEmulated { filter } => cuda::emulated(filter.as_deref()),
         Task::Gpu(args) => gpu::run_all(&args),
         Task::Bench { bench } => bench::run_bench(bench),
         Task::Docs => docs::run(),
