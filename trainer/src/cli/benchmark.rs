@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use super::profile::Recording;
+use super::recording::Recording;
 use super::train::{RunArgs, prepare, ranks};
 use super::{Exit, Failure, logging};
 use crate::callbacks::{Benchmark, CallbackSet, Terminal};

@@ -25,6 +25,7 @@ mod logging;
 mod main;
 mod plan;
 mod profile;
+mod recording;
 pub mod selftest;
 mod summarize;
 pub mod topo;
