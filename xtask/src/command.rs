@@ -9,6 +9,11 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().unwrap_or(manifest).to_path_buf()
 }
 
+/// Returns a path as an argument or a variable of a program.
+pub(crate) fn text(path: &Path) -> Result<&str, String> {
+    path.to_str().ok_or_else(|| format!("{}: the name is not UTF-8", path.display()))
+}
+
 /// Runs `program arguments..` and fails unless it succeeds.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     run_with(program, arguments, &[])

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::command::{self, root};
+use crate::command::{self, root, text};
 
 /// Where Vulkan drivers describe themselves.
 const DRIVER_FOLDERS: [&str; 2] = ["/usr/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
@@ -54,10 +54,7 @@ pub(crate) fn run() -> Result<(), String> {
     command::run_with(
         "cargo",
         &arguments,
-        &[
-            ("CUBECL_WGPU_DEFAULT_DEVICE", "Cpu"),
-            ("XDG_RUNTIME_DIR", folder.to_str().ok_or("the folder's name is not UTF-8")?),
-        ],
+        &[("CUBECL_WGPU_DEFAULT_DEVICE", "Cpu"), ("XDG_RUNTIME_DIR", text(&folder)?)],
     )
 }
 

@@ -5,9 +5,8 @@
 //! (`xtask/llvm-stub`) takes its place, for these tasks alone.
 
 use std::fs;
-use std::path::Path;
 
-use crate::command::{self, root};
+use crate::command::{self, root, text};
 
 /// Largest binary, stripped.
 const MAX_BYTES: u64 = 64 << 20;
@@ -102,10 +101,6 @@ pub(crate) fn emulated(filter: Option<&str>) -> Result<(), String> {
     let features = ["--features", "dream-trainer/cuda-cpp"];
     let filter: Vec<&str> = filter.into_iter().collect();
     with_stub(&[&tests[..], &features, &plain, &filter].concat(), &variables)
-}
-
-fn text(path: &Path) -> Result<&str, String> {
-    path.to_str().ok_or_else(|| "the folder's name is not UTF-8".to_owned())
 }
 
 /// Runs cargo with the stand-in. The lock file names the real crate, so it is put back afterwards.

@@ -48,9 +48,13 @@ unsafe fn of(handle: *mut c_void) -> Shared {
     Arc::clone(unsafe { &*handle.cast::<Shared>() })
 }
 
+fn version() -> c_int {
+    setting("EMULATED_NCCL_VERSION", 23_004)
+}
+
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ncclGetVersion(version: *mut c_int) -> c_int {
-    unsafe { *version = setting("EMULATED_NCCL_VERSION", 23_004) };
+pub unsafe extern "C" fn ncclGetVersion(to: *mut c_int) -> c_int {
+    unsafe { *to = version() };
     SUCCESS
 }
 
@@ -121,8 +125,7 @@ fn meet(
         };
         thread::spawn(move || serve(&listener, members));
     }
-    let version = setting("EMULATED_NCCL_VERSION", 23_004);
-    let may_share = version >= SHARING && setting("NCCL_MULTI_RANK_GPU_ENABLE", 0) == 1;
+    let may_share = version() >= SHARING && setting("NCCL_MULTI_RANK_GPU_ENABLE", 0) == 1;
     World::join(address, (rank, members), gpu, may_share)
 }
 

@@ -143,8 +143,8 @@ impl Bench {
         let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set.as_str()]).collect();
         let steps = args.steps.to_string();
         let timed = ["--config", "1b.toml", "--world-size", "1"];
-        let rest = ["benchmark", "--json", "--warmup", "3", "--steps", &steps];
-        let rest = [&rest[..], &["--trace", "trace.json"]].concat();
+        let rest =
+            ["benchmark", "--json", "--warmup", "3", "--steps", &steps, "--trace", "trace.json"];
         let words = self.words(&[&timed[..], &sets[..], &rest[..]].concat());
         let name = "1B in bf16, sequence 4096";
         self.step(name, 300, &words, |_, output, peak| throughput(output, peak))?;
