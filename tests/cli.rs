@@ -187,3 +187,31 @@ fn the_configuration_reference_is_fresh() {
     let written = std::fs::read_to_string(page).unwrap();
     assert!(generated == written, "docs/configuration.md is stale; run `cargo xtask docs`");
 }
+
+#[test]
+fn pipeline_schedules_are_drawn_and_read_back() {
+    let folder = folder();
+    let out =
+        run(folder.path(), &["pipeline", "--schedule", "1f1b", "--pp", "2", "--microbatches", "4"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    insta::assert_snapshot!(text(&out.stdout));
+
+    let made = ["--schedule", "zbv", "--pp", "4", "--microbatches", "8"];
+    let form = |form| [&["pipeline"], &made[..], &["--format", form]].concat();
+    let csv = run(folder.path(), &form("csv"));
+    std::fs::write(folder.path().join("zbv.csv"), &csv.stdout).unwrap();
+    let read = run(folder.path(), &["pipeline", "--file", "zbv.csv", "--format", "actions"]);
+    assert_eq!(text(&read.stdout), text(&run(folder.path(), &form("actions")).stdout));
+    assert!(text(&run(folder.path(), &form("svg")).stdout).starts_with("<svg"));
+
+    for (arguments, part) in [
+        (&["--schedule", "zbv", "--virtual-stages", "3"][..], "holds two stages on each rank"),
+        (&["--schedule", "2f2b"], "one of gpipe, 1f1b"),
+        (&["--file", "run.toml"], "row 1, column 1"),
+        (&["--file", "nothing.csv"], "cannot read the schedule"),
+    ] {
+        let refused = run(folder.path(), &[&["pipeline"], arguments].concat());
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&refused.stderr).contains(part), "{part} in {}", text(&refused.stderr));
+    }
+}

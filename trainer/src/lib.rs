@@ -11,6 +11,7 @@
 //! | [`nn`] | layers, initialization that does not depend on the mesh |
 //! | [`tensor_parallel`] | styles, plans, vocab-parallel loss |
 //! | [`fsdp`] | sharded units, activation checkpointing |
+//! | [`pipeline`] | schedules of pipeline stages as data: made, checked, drawn |
 //! | [`data`] | sources, tokenizers, packing, resumable batches |
 //! | [`optim`] | optimizers, schedules, clipping |
 //! | [`checkpoint`] | sharded checkpoints, Hugging Face directories |
@@ -36,6 +37,8 @@ pub mod nn;
 pub mod tensor_parallel;
 
 pub mod fsdp;
+
+pub mod pipeline;
 
 pub mod data;
 

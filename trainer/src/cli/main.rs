@@ -9,8 +9,8 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use super::train::RunArgs;
 use super::{
-    Exit, Failure, bench_comm, bench_kernels, benchmark, config, data, doctor, launch, plan,
-    profile, selftest, summarize, topo, train,
+    Exit, Failure, bench_comm, bench_kernels, benchmark, config, data, doctor, launch, pipeline,
+    plan, profile, selftest, summarize, topo, train,
 };
 use crate::comm::{Ranks, Reduction, joined};
 use crate::config::DeviceKind;
@@ -39,6 +39,8 @@ enum Command {
     Launch(launch::LaunchArgs),
     /// Prints the mesh of any world: coordinates, groups, valid shapes
     Topo(topo::TopoArgs),
+    /// Draws a pipeline schedule of any size: order, idle time, live microbatches
+    Pipeline(pipeline::PipelineArgs),
     /// Checks how a configuration lies over its ranks and prints what each will hold
     Plan(plan::PlanArgs),
     /// Prints the model, the mesh and the batch of a configuration
@@ -146,6 +148,7 @@ fn dispatch(
             };
             topo::run(args, out).map_err(hinted).map(|()| Exit::Ok)
         }
+        Some(Command::Pipeline(args)) => pipeline::run(args, out).map(|()| Exit::Ok),
         Some(Command::Plan(args)) => plan::run(args, run, recipes, out).map(|()| Exit::Ok),
         Some(Command::Summarize(args)) => {
             summarize::run(args, run, recipes, out).map(|()| Exit::Ok)

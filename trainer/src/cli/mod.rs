@@ -23,6 +23,7 @@ mod gpu;
 mod launch;
 mod logging;
 mod main;
+mod pipeline;
 mod plan;
 mod profile;
 mod recording;
