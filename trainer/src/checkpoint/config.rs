@@ -19,6 +19,21 @@ pub enum ResumeMode {
     Must,
 }
 
+/// Part of a run that begins anew although the run continues.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ResetPart {
+    /// Moments, number of updates and loss scale. Algorithm and parameter groups may differ from the
+    /// checkpoint's.
+    Optimizer,
+    /// Position in the data. The data, their order and the seed may differ from the checkpoint's.
+    Data,
+    /// Learning-rate schedule: it counts from the step the run continues from.
+    Schedule,
+}
+
 /// When state is saved, how much of it is kept, and where a run starts from.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -39,8 +54,15 @@ pub struct CheckpointConfig {
     pub save_on_interrupt: bool,
     /// Whether the run starts from its own earlier checkpoints.
     pub resume: ResumeMode,
-    /// Step to resume from instead of the newest.
+    /// Step to resume from instead of the newest. It begins a branch: newer checkpoints are set
+    /// aside. It holds for one start: a restart of the same command goes on with the branch.
     pub resume_step: Option<u64>,
+    /// Parts that begin anew when the run continues from a checkpoint. It holds for one start: a
+    /// restart of the same command goes on with the state it saved.
+    pub reset: Vec<ResetPart>,
+    /// Name of the branch that `resume_step` or `reset` begins. A new name begins it again, where the
+    /// same request would go on with what its first start saved.
+    pub branch: Option<String>,
     /// Checkpoint folder or Hugging Face folder whose weights alone a fresh run starts from.
     /// Ignored, and said so, when the run resumes.
     pub init_from: Option<PathBuf>,
@@ -57,6 +79,8 @@ impl Default for CheckpointConfig {
             save_on_interrupt: true,
             resume: ResumeMode::Auto,
             resume_step: None,
+            reset: Vec::new(),
+            branch: None,
             init_from: None,
         }
     }

@@ -56,7 +56,7 @@ mod tensor_file;
 
 pub use background::Background;
 pub use block::{Block, TilingError};
-pub use config::{CheckpointConfig, ResumeMode};
+pub use config::{CheckpointConfig, ResetPart, ResumeMode};
 pub use error::CheckpointError;
 pub use load::Checkpoint;
 pub use manifest::{BlockEntry, FileEntry, Manifest, RunState, TensorEntry};

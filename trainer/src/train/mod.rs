@@ -19,6 +19,7 @@ mod replicate;
 mod save;
 mod saving;
 mod setup;
+mod start;
 mod step;
 mod trainer;
 

@@ -11,6 +11,7 @@ use super::layouts::Layouts;
 use super::precision::Precision;
 use super::save::{self, CheckpointWeights, Progress};
 use super::saving::Saving;
+use super::start::{Start, StartRequest};
 use super::step::{Owned, is_below};
 use super::{
     Batch, DataContext, Replicate, RunLength, RunPlan, SetupContext, Streams, TrainError, Trainer,
@@ -18,8 +19,8 @@ use super::{
 };
 use crate::callbacks::{BatchShape, CallbackSet, ParameterRow, RunView, SetupReport};
 use crate::checkpoint::hf::HfDirectory;
-use crate::checkpoint::{Check, Checkpoint, CheckpointStore, ResumeMode};
-use crate::comm::{MeshComm, RankContext, ReduceOp};
+use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::comm::{MeshComm, RankContext};
 use crate::fsdp::FullyShard;
 use crate::mesh::{Axis, AxisSet};
 use crate::nn::{self, Scope};
@@ -99,7 +100,8 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         let layouts = Layouts::of(&model, &ctx.scope);
 
         let store = CheckpointStore::new(run.directory.join("checkpoints"));
-        let resumed = find_checkpoint(plan, &store, &comm)?.map(Arc::new);
+        let start = Start::find(&plan.checkpoint, &store, &comm)?;
+        let resumed = start.checkpoint.clone();
         let model = match &resumed {
             Some(checkpoint) => {
                 save::load_weights(model, &CheckpointWeights(Arc::clone(checkpoint)), &layouts)?
@@ -132,6 +134,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             }
         }
         run.start_step = progress.step;
+        start.take_effect(&store, &comm)?;
         let report = report(&trainer.setup, config, plan, &model, &streams, &optimizers);
         let activation_estimate = report.activation_estimate;
         callbacks.post_setup(&run, &report)?;
@@ -218,50 +221,6 @@ fn view(plan: &RunPlan, rank: usize) -> RunView {
         tokens_per_step: plan.tokens_per_step(),
         config: plan.config_text.clone(),
     }
-}
-
-/// Finds the checkpoint to continue from: rank 0 looks, and the others open what it found, because
-/// file systems of several nodes may show them different folders.
-fn find_checkpoint(
-    plan: &RunPlan,
-    store: &CheckpointStore,
-    comm: &MeshComm,
-) -> Result<Option<Checkpoint>, TrainError> {
-    let config = &plan.checkpoint;
-    if !config.enable {
-        return Ok(None);
-    }
-    let mut found = None;
-    if comm.rank() == 0 {
-        store.check_writable()?;
-        found = match config.resume_step {
-            Some(step) => Some(store.open(step)?),
-            None => newest(store)?,
-        };
-    }
-    // One more than the step, and 0 for none.
-    let mut next = [found.as_ref().map_or(0.0, |checkpoint| (checkpoint.step() + 1) as f64)];
-    comm.group(AxisSet::WORLD).all_reduce_scalars(&mut next, ReduceOp::Max)?;
-    if found.is_none() && next[0] > 0.0 {
-        found = Some(store.open(next[0] as u64 - 1)?);
-    }
-    match (config.resume, found) {
-        (ResumeMode::Never, Some(checkpoint)) => {
-            Err(TrainError::WouldOverwrite { root: store.root().into(), step: checkpoint.step() })
-        }
-        (ResumeMode::Must, None) => Err(TrainError::NothingToResume { root: store.root().into() }),
-        (_, found) => Ok(found),
-    }
-}
-
-/// Finds the newest checkpoint that can be used, and says which cannot.
-fn newest(store: &CheckpointStore) -> Result<Option<Checkpoint>, TrainError> {
-    let scan = store.scan(Check::Files)?;
-    for skipped in &scan.skipped {
-        let (path, reason) = (skipped.path.display(), &skipped.reason);
-        tracing::warn!(%path, %reason, "passed over a checkpoint that cannot be used");
-    }
-    Ok(scan.newest)
 }
 
 /// Loads first weights from where the configuration says, or leaves them to be made from the seed.
@@ -372,6 +331,7 @@ impl<S: TrainingStep> Rank<'_, S> {
                 .collect(),
             callbacks: self.callbacks.state(),
             grad_scaler: self.grad_scaler.as_ref().map(GradScaler::state),
+            request: StartRequest::of(&self.plan.checkpoint),
         };
         let value =
             |error| TrainError::SavedState { path: self.store.root().into(), source: error };

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::layouts::{Held, Layouts};
+use super::start::StartRequest;
 use super::step::Owned;
 use super::{Result, TrainError, WeightSource};
 use crate::checkpoint::{Block, Checkpoint, Shard};
@@ -41,6 +42,9 @@ pub(crate) struct SavedState {
     /// Loss scale, with `f16`.
     #[serde(default)]
     pub(crate) grad_scaler: Option<GradScalerState>,
+    /// What the start that wrote it had asked for.
+    #[serde(default)]
+    pub(crate) request: StartRequest,
 }
 
 /// Copies the model and optimizer blocks that this rank writes to host memory, under their
