@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use dream_trainer::callbacks::CallbackSet;
-use dream_trainer::comm::{CommError, Ranks};
+use dream_trainer::callbacks::{Callback, CallbackResult, CallbackSet, Requests, RunView};
+use dream_trainer::cli::Exit;
+use dream_trainer::comm::{CommError, CommTimeouts, RankFault, Ranks};
 use dream_trainer::config::{self, Sources};
+use dream_trainer::metrics::StepInfo;
 use dream_trainer::nn::{Linear, LinearConfig};
 use dream_trainer::recipe::Recipe;
+use dream_trainer::run_folder::{RunFolder, RunFolderError};
 use dream_trainer::train::{
     ApplyReplicate, Interrupt, Loss, ModelSetup, Result, SetupContext, StepContext, TokenBatch,
-    Trainer, TrainingStep,
+    TrainError, Trainer, TrainingStep,
 };
 use support::{Run, TINY};
 
@@ -181,4 +184,68 @@ fn data_that_does_not_fit_is_refused_with_a_reason() {
         let error = Run::new(folder.path(), TINY).with(sets).go().unwrap_err();
         assert!(error.contains(expected), "{sets:?}: {error}");
     }
+}
+
+/// Removes the run's folder after a step.
+struct Remover;
+
+impl Callback for Remover {
+    fn name(&self) -> &'static str {
+        "remover"
+    }
+
+    fn post_train_step(
+        &mut self,
+        run: &RunView,
+        info: &StepInfo,
+        _: &mut Requests,
+    ) -> CallbackResult {
+        if info.step == 2 {
+            std::fs::remove_dir_all(&run.directory)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_folder_that_is_removed_ends_the_run_on_any_number_of_ranks() {
+    // The last step is the one after which nothing would notice.
+    for (ranks, steps, saves) in
+        [(1, 6, false), (1, 6, true), (2, 6, true), (1, 2, false), (2, 2, true)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let sets = [
+            format!("device_parameters.world_size={ranks}"),
+            "device_parameters.preset=ddp".to_owned(),
+            format!("training_parameters.steps={steps}"),
+            format!("checkpoint.enable={saves}"),
+        ];
+        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let failure = Run::new(folder.path(), TINY).with(&sets).prepared(|prepared| {
+            let callbacks = |rank| {
+                let mut set = CallbackSet::new(rank);
+                set.push(Box::new(Remover)).unwrap();
+                set
+            };
+            let fitted = prepared.fit(&Ranks::Threads(ranks), &Interrupt::default(), &callbacks);
+            assert!(!prepared.plan().run.directory().exists(), "it is not made again");
+            fitted.unwrap_err()
+        });
+        let failure = failure.unwrap();
+        let RankFault::Error(error) = failure.fault.as_ref() else { panic!("{failure}") };
+        assert!(matches!(error.root(), TrainError::Folder(RunFolderError::Gone { .. })), "{error}");
+        assert_eq!(Exit::of(error), Exit::Environment);
+    }
+}
+
+#[test]
+fn a_folder_that_another_run_has_is_refused_to_programs_of_ones_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = || Run::new(folder.path(), TINY);
+    let directory = run().prepared(|prepared| prepared.plan().run.directory()).unwrap();
+    let owner = RunFolder::claim(&directory, &Ranks::Threads(1), CommTimeouts::default()).unwrap();
+    let error = run().go().unwrap_err();
+    assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
+    drop(owner);
+    run().go().unwrap();
 }

@@ -14,6 +14,7 @@
 //! | [`pipeline`] | schedules of pipeline stages as data: made, checked, drawn |
 //! | [`data`] | sources, tokenizers, packing, resumable batches |
 //! | [`optim`] | optimizers, schedules, clipping |
+//! | [`run_folder`] | whose a run's folder is, and names for what earlier starts left |
 //! | [`checkpoint`] | sharded checkpoints, Hugging Face directories |
 //! | [`metrics`] | the numbers a run reports and where they go |
 //! | [`callbacks`] | events of a run and who listens |
@@ -43,6 +44,8 @@ pub mod pipeline;
 pub mod data;
 
 pub mod optim;
+
+pub mod run_folder;
 
 pub mod checkpoint;
 

@@ -5,9 +5,10 @@ use std::{fs, io};
 
 use super::{Callback, CallbackResult, RunView};
 use crate::metrics::PrecisionReport;
+use crate::run_folder::write_anew;
 
-/// Writes the [`PrecisionReport`] of rank 0 to `precision.json`. A disk that takes no more costs
-/// the file, not the run.
+/// Writes the [`PrecisionReport`] of rank 0 to `precision.json`; that of an earlier start which was
+/// different is kept as `precision.1.json`. A disk that takes no more costs the file, not the run.
 #[derive(Debug, Default)]
 pub struct PrecisionRecord;
 
@@ -32,5 +33,5 @@ impl Callback for PrecisionRecord {
 fn write(folder: &Path, report: &PrecisionReport) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     let text = serde_json::to_string_pretty(report)? + "\n";
-    fs::write(folder.join(PrecisionRecord::FILE_NAME), text)
+    write_anew(&folder.join(PrecisionRecord::FILE_NAME), &text).map(|_| ())
 }

@@ -9,6 +9,7 @@ use super::{Exit, Failure, logging};
 use crate::callbacks::{Benchmark, CallbackSet, Terminal};
 use crate::metrics::TraceWindow;
 use crate::recipe::Recipe;
+use crate::run_folder::RunFolder;
 use crate::train::Interrupt;
 
 /// How long it is timed.
@@ -33,6 +34,7 @@ pub(super) fn run(
     args: &BenchmarkArgs,
     run: &RunArgs,
     recipes: &[Recipe],
+    interrupt: &Interrupt,
     _: &mut impl Write,
 ) -> Result<(), Failure> {
     let run = only_steps(run, args.steps + args.warmup);
@@ -55,8 +57,9 @@ pub(super) fn run(
         set.push(Box::new(benchmark)).expect("the only callback has a name of its own");
         set
     };
+    let folder = RunFolder::unwritten(plan.run.directory());
     prepared
-        .fit(&ranks, &Interrupt::default(), &callbacks)
+        .fit_in(&folder, &ranks, interrupt, &callbacks)
         .map_err(|failure| Failure::run(&failure, &plan.mesh))?;
     recording.map_or(Ok(()), |recording| recording.write().map(|_| ()))
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::metrics::SinkError;
 use crate::train::TrainError;
 
 /// What the program's exit status says.
@@ -52,9 +53,12 @@ impl Exit {
                 hook: "open data" | "read data" | "read validation data" | "restore data",
                 ..
             } => Self::Data,
-            TrainError::Comm(_) | TrainError::Output { .. } | TrainError::NoGpu { .. } => {
-                Self::Environment
-            }
+            TrainError::Comm(_)
+            | TrainError::Folder(_)
+            | TrainError::Output { .. }
+            | TrainError::NoGpu { .. } => Self::Environment,
+            // Callbacks fail for reasons of their own, but files that cannot be made are surroundings.
+            TrainError::Callback(error) if error.source.is::<SinkError>() => Self::Environment,
             TrainError::MissingCapability { .. }
             | TrainError::TwoOptimizers { .. }
             | TrainError::UnknownOptimizer { .. }

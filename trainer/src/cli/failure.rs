@@ -9,7 +9,11 @@ use crate::config::{ConfigErrors, ReportStyle, render};
 use crate::data::DataError;
 use crate::mesh::DeviceMesh;
 use crate::recipe::PrepareError;
+use crate::run_folder::RunFolderError;
 use crate::train::TrainError;
+
+/// What helps where a folder cannot be written.
+pub(super) const OTHER_FOLDER: &str = "`run.output_dir` chooses another place";
 
 /// An error as text, with its exit code.
 #[derive(Debug)]
@@ -29,6 +33,18 @@ impl Failure {
     /// Shows configuration errors with the lines they are in.
     pub fn config(errors: &ConfigErrors, style: ReportStyle) -> Self {
         Self { text: render(errors, style).trim_end().to_owned(), exit: Exit::Usage }
+    }
+
+    /// Shows why a run cannot have its folder.
+    pub fn folder(error: &RunFolderError) -> Self {
+        let help = match error {
+            RunFolderError::InUse { .. } => {
+                "wait for that run to end, end it, or choose another `run.experiment`"
+            }
+            _ => OTHER_FOLDER,
+        };
+        let failure = Self::new(error, Exit::Environment);
+        Self { text: format!("{}\n  help: {help}", failure.text), ..failure }
     }
 
     /// Shows why a recipe cannot run.

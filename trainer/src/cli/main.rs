@@ -15,6 +15,7 @@ use super::{
 use crate::comm::{Ranks, Reduction, joined};
 use crate::config::DeviceKind;
 use crate::recipe::Recipe;
+use crate::train::Interrupt;
 
 /// Trains models on any mesh of devices, from one configuration file.
 #[derive(Debug, Parser)]
@@ -99,6 +100,7 @@ fn run(
         }
     };
     let run = &cli.run;
+    let interrupt = Interrupt::default();
     match &cli.command {
         Some(Command::Launch(args)) => return launch::run(args, run, out),
         None => {
@@ -108,11 +110,12 @@ fn run(
         }
         Some(command) => {
             if let Some(processes) = processes(command, run, recipes)? {
-                return launch::run_again(processes, arguments.into_iter().skip(1).collect());
+                let again = arguments.into_iter().skip(1).collect();
+                return launch::run_again(processes, again);
             }
         }
     }
-    dispatch(cli.command.as_ref(), run, recipes, out).map(|exit| exit as u8)
+    dispatch(cli.command.as_ref(), run, recipes, &interrupt, out).map(|exit| exit as u8)
 }
 
 /// Returns the number of processes that a command starts, if its ranks are such.
@@ -134,11 +137,12 @@ fn dispatch(
     command: Option<&Command>,
     run: &RunArgs,
     recipes: &[Recipe],
+    interrupt: &Interrupt,
     out: &mut impl Write,
 ) -> Result<Exit, Failure> {
     match command {
         // What `launch` starts has its own exit code and was dealt with before.
-        None | Some(Command::Launch(_)) => train::run(run, recipes, out),
+        None | Some(Command::Launch(_)) => train::run(run, recipes, interrupt, out),
         Some(Command::Topo(args)) => {
             let hinted = |error: topo::TopoError| {
                 let hint =
@@ -174,9 +178,11 @@ fn dispatch(
                 .map(|()| Exit::Ok)
         }
         Some(Command::Benchmark(args)) => {
-            benchmark::run(args, run, recipes, out).map(|()| Exit::Ok)
+            benchmark::run(args, run, recipes, interrupt, out).map(|()| Exit::Ok)
         }
-        Some(Command::Profile(args)) => profile::run(args, run, recipes, out).map(|()| Exit::Ok),
+        Some(Command::Profile(args)) => {
+            profile::run(args, run, recipes, interrupt, out).map(|()| Exit::Ok)
+        }
         Some(Command::Data(args)) => ended(data::run(args, out), Exit::Data),
         Some(Command::Config(args)) => {
             let schemas =

@@ -10,6 +10,7 @@ use super::{Exit, Failure, logging};
 use crate::callbacks::{CallbackSet, Terminal};
 use crate::metrics::TraceWindow;
 use crate::recipe::Recipe;
+use crate::run_folder::RunFolder;
 use crate::train::Interrupt;
 
 /// What is recorded, and where it goes.
@@ -34,6 +35,7 @@ pub(super) fn run(
     args: &ProfileArgs,
     run: &RunArgs,
     recipes: &[Recipe],
+    interrupt: &Interrupt,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     let run = only_steps(run, args.wait + args.warmup + args.steps);
@@ -45,8 +47,9 @@ pub(super) fn run(
     let terminal = Terminal::new(Box::new(io::stdout()));
     logging::start(&terminal, None, &ranks, false, Some(recording.trace.clone()))
         .map_err(|error| Failure::new(&error, Exit::Environment))?;
+    let folder = RunFolder::unwritten(plan.run.directory());
     prepared
-        .fit(&ranks, &Interrupt::default(), &CallbackSet::new)
+        .fit_in(&folder, &ranks, interrupt, &CallbackSet::new)
         .map_err(|failure| Failure::run(&failure, &plan.mesh))?;
     let (spans, output) = recording.write()?;
     let (first, last) = (args.wait + args.warmup + 1, args.wait + args.warmup + args.steps);

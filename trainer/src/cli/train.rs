@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+use super::failure::OTHER_FOLDER;
 use super::{Exit, Failure, logging};
 use crate::callbacks::{self, Terminal, Verbosity};
 use crate::comm::{Engine, Ranks, Reduction, join};
 use crate::config::{self, DeviceKind, Loaded, RankKind, ReportStyle, ResolvedConfig, Sources};
 use crate::recipe::{Prepared, Recipe, find};
+use crate::run_folder::RunFolder;
 use crate::train::{Interrupt, RunOutcome, RunPlan};
 use crate::world::{env, nccl_version, visible_gpus};
 
@@ -191,6 +193,7 @@ pub(super) fn are_processes(device: DeviceKind, ranks: usize, wish: Option<RankK
 pub(super) fn run(
     args: &RunArgs,
     recipes: &[Recipe],
+    interrupt: &Interrupt,
     out: &mut impl Write,
 ) -> Result<Exit, Failure> {
     let prepared = prepare(args, recipes)?;
@@ -201,37 +204,37 @@ pub(super) fn run(
         let written = out.write_all(prepared.plan().config_text.as_bytes());
         return written.map(|()| Exit::Ok).map_err(|error| Failure::new(&error, Exit::Environment));
     }
-    let outcome = fit(prepared.as_ref(), args.verbosity())?;
+    let outcome = fit(prepared.as_ref(), args.verbosity(), interrupt)?;
     Ok(if outcome.interrupted { Exit::Interrupted } else { Exit::Ok })
 }
 
 /// Runs a prepared plan on the console.
-pub(super) fn fit(prepared: &dyn Prepared, verbosity: Verbosity) -> Result<RunOutcome, Failure> {
+pub(super) fn fit(
+    prepared: &dyn Prepared,
+    verbosity: Verbosity,
+    interrupt: &Interrupt,
+) -> Result<RunOutcome, Failure> {
     let plan = prepared.plan();
-    let directory = plan.run.directory();
+    let ranks = ranks(plan)?;
+    let folder = RunFolder::claim(&plan.run.directory(), &ranks, plan.timeouts);
+    let folder = folder.map_err(|error| Failure::folder(&error))?;
     let unwritable = |error: io::Error| Failure {
         text: format!(
-            "error: cannot write the run's folder {}\n  caused by: {error}\n  `run.output_dir` chooses another place",
-            directory.display()
+            "error: cannot write the logs of the run folder {}\n  caused by: {error}\n  help: {OTHER_FOLDER}",
+            folder.directory().display()
         ),
         exit: Exit::Environment,
     };
-    let ranks = ranks(plan)?;
-    std::fs::create_dir_all(&directory).map_err(unwritable)?;
     let is_colored = io::stdout().is_terminal() && !env::no_color();
     let terminal = Terminal::new(Box::new(io::stdout())).colored(is_colored).with_bars();
-    let logs = directory.join("logs");
+    let logs = folder.directory().join("logs");
     logging::start(&terminal, Some(&logs), &ranks, verbosity == Verbosity::Verbose, None)
         .map_err(unwritable)?;
-    if ranks.is_main() {
-        std::fs::write(directory.join("config.toml"), &plan.config_text).map_err(unwritable)?;
-    }
 
-    let interrupt = Interrupt::default();
-    listen(&interrupt);
+    listen(interrupt);
     let callbacks =
         |rank| callbacks::build(&plan.metrics, &plan.callbacks, rank, &terminal, verbosity);
-    let outcome = prepared.fit(&ranks, &interrupt, &callbacks);
+    let outcome = prepared.fit_in(&folder, &ranks, interrupt, &callbacks);
     outcome.map_err(|failure| Failure::run(&failure, &plan.mesh))
 }
 

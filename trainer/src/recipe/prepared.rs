@@ -5,6 +5,7 @@ use crate::callbacks::CallbackSet;
 use crate::comm::{RankFailure, Ranks};
 use crate::config::{ConfigErrors, Loaded, ResolvedConfig};
 use crate::nn::ParameterEntry;
+use crate::run_folder::RunFolder;
 use crate::train::{Interrupt, Placements, RunOutcome, RunPlan, TrainError, Trainer, TrainingStep};
 
 /// Why a recipe cannot run a configuration.
@@ -48,13 +49,26 @@ pub trait Prepared {
     /// Returns the floating-point operations of one trained token, if the recipe tells.
     fn flops_per_token(&self) -> Option<f64>;
 
-    /// Runs the plan on the ranks of this process.
+    /// Takes the run's folder and runs the plan on the ranks of this process.
+    ///
+    /// # Errors
+    ///
+    /// Another run has the folder; the first rank that failed.
+    fn fit(
+        &self,
+        ranks: &Ranks,
+        interrupt: &Interrupt,
+        callbacks: MakeCallbacks<'_>,
+    ) -> Result<RunOutcome, RankFailure<TrainError>>;
+
+    /// Runs the plan in a folder that was taken before, or in one that is not written.
     ///
     /// # Errors
     ///
     /// The first rank that failed.
-    fn fit(
+    fn fit_in(
         &self,
+        folder: &RunFolder,
         ranks: &Ranks,
         interrupt: &Interrupt,
         callbacks: MakeCallbacks<'_>,
@@ -108,5 +122,15 @@ impl<S: TrainingStep> Prepared for PreparedTrainer<'_, S> {
         callbacks: MakeCallbacks<'_>,
     ) -> Result<RunOutcome, RankFailure<TrainError>> {
         self.trainer.fit(&self.config, &self.plan, ranks, interrupt, callbacks)
+    }
+
+    fn fit_in(
+        &self,
+        folder: &RunFolder,
+        ranks: &Ranks,
+        interrupt: &Interrupt,
+        callbacks: MakeCallbacks<'_>,
+    ) -> Result<RunOutcome, RankFailure<TrainError>> {
+        self.trainer.fit_in(folder, &self.config, &self.plan, ranks, interrupt, callbacks)
     }
 }

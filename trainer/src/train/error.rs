@@ -7,6 +7,7 @@ use crate::checkpoint::CheckpointError;
 use crate::comm::CommError;
 use crate::data::DataError;
 use crate::optim::OptimError;
+use crate::run_folder::RunFolderError;
 
 /// An error of user code; it is shown with the hook that returned it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -146,6 +147,9 @@ pub enum TrainError {
         #[source]
         source: std::io::Error,
     },
+    /// Another run has the folder, or it is gone.
+    #[error(transparent)]
+    Folder(#[from] RunFolderError),
     /// Something failed in the middle of a step.
     #[error("step {step}, {phase}")]
     Step {

@@ -29,6 +29,7 @@ impl<S: TrainingStep> Rank<'_, S> {
         let mut last = None;
         let ended = self.run_steps(interrupt, &mut last);
         let ended = self.end_saving(ended);
+        let ended = self.in_its_folder(ended);
         match &ended {
             Ok(None) => self.callbacks.post_fit(&self.run)?,
             Ok(Some(why)) => self.callbacks.on_interrupt(&self.run, why)?,
@@ -64,12 +65,27 @@ impl<S: TrainingStep> Rank<'_, S> {
         }
     }
 
+    /// Names a folder that was removed as the cause of whatever failed with it; what succeeded has
+    /// left nothing there either.
+    fn in_its_folder(&self, ended: Result<Early, TrainError>) -> Result<Early, TrainError> {
+        let Err(gone) = self.folder.check() else { return ended };
+        if let Err(error) = &ended
+            && !matches!(error.root(), TrainError::Folder(_))
+        {
+            tracing::warn!(%error, "the run had failed in its folder");
+        }
+        Err(gone.into())
+    }
+
     fn run_steps(
         &mut self,
         interrupt: &Interrupt,
         last: &mut Option<f64>,
     ) -> Result<Early, TrainError> {
         let training = &self.plan.training;
+        if self.comm.rank() == 0 {
+            self.folder.record_config(&self.run.config)?;
+        }
         self.callbacks.pre_fit(&self.run)?;
         if training.num_sanity_val_steps > 0 {
             self.validate(true, training.num_sanity_val_steps)?;
@@ -151,6 +167,9 @@ impl<S: TrainingStep> Rank<'_, S> {
 
     fn after_step(&mut self, requests: MergedRequests, ending: bool) -> Result<(), TrainError> {
         let (training, checkpoint) = (&self.plan.training, &self.plan.checkpoint);
+        if self.comm.rank() == 0 {
+            self.folder.check()?;
+        }
         let step = self.progress.step;
         let is_last = step == self.run.num_steps;
         let every = |n: u64| n > 0 && step.is_multiple_of(n);

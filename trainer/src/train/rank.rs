@@ -25,12 +25,14 @@ use crate::fsdp::FullyShard;
 use crate::mesh::{Axis, AxisSet};
 use crate::nn::{self, Scope};
 use crate::optim::{GradScaler, LrSchedule, Optimizer};
+use crate::run_folder::RunFolder;
 use crate::tensor_parallel::{ResolvedPlan, TensorParallel};
 
 /// Everything one rank holds during a run.
 pub(crate) struct Rank<'a, S: TrainingStep> {
     pub(crate) trainer: &'a Trainer<S>,
     pub(crate) plan: &'a RunPlan,
+    pub(crate) folder: &'a RunFolder,
     pub(crate) comm: MeshComm,
     pub(crate) device: Device,
     pub(crate) model: Option<S::Model>,
@@ -63,6 +65,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         trainer: &'a Trainer<S>,
         config: &S::Config,
         plan: &'a RunPlan,
+        folder: &'a RunFolder,
         data: &SharedData,
         world: &RankContext,
         mut callbacks: CallbackSet,
@@ -142,6 +145,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         Ok(Self {
             trainer,
             plan,
+            folder,
             comm,
             device,
             model,

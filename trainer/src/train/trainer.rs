@@ -12,12 +12,13 @@ use super::{
     Replicate, Result, RunPlan, SetupContext, TrainError, TrainingStep,
 };
 use crate::callbacks::CallbackSet;
-use crate::comm::{RankFailure, Ranks, launch};
+use crate::comm::{RankFailure, RankFault, Ranks, launch};
 use crate::config::DeviceKind;
 use crate::fsdp::{ActivationCheckpointing, FullyShard};
 use crate::mesh::{Axis, AxisSet, DeviceMesh};
 use crate::nn::{self, ParameterEntry, Scope};
 use crate::optim::Algorithm;
+use crate::run_folder::RunFolder;
 use crate::tensor_parallel::TensorParallel;
 
 /// A hook that turns a model into one that fits the mesh, with what it needs for that.
@@ -212,14 +213,16 @@ impl<S: TrainingStep> Trainer<S> {
         parameters.iter().filter(is_hidden).map(|entry| entry.path.clone()).collect()
     }
 
-    /// Runs the plan on the ranks of this process and returns when they have ended.
+    /// Takes the run's folder, runs the plan on the ranks of this process and returns when they have
+    /// ended.
     ///
     /// `callbacks` makes the set of each rank. The result is that of the first rank of this
     /// process; ranks agree on all of it.
     ///
     /// # Errors
     ///
-    /// The first rank that failed, with what it was doing; the others end because of it.
+    /// Another run has the folder. The first rank that failed, with what it was doing; the others end
+    /// because of it.
     ///
     /// # Panics
     ///
@@ -232,6 +235,36 @@ impl<S: TrainingStep> Trainer<S> {
         interrupt: &Interrupt,
         callbacks: impl Fn(usize) -> CallbackSet + Sync,
     ) -> Result<RunOutcome, RankFailure<TrainError>> {
+        let folder = RunFolder::claim(&plan.run.directory(), ranks, plan.timeouts);
+        let folder = folder.map_err(|error| RankFailure {
+            rank: 0,
+            fault: Box::new(RankFault::Error(error.into())),
+            others: Vec::new(),
+        })?;
+        self.fit_in(&folder, config, plan, ranks, interrupt, callbacks)
+    }
+
+    /// Runs the plan like [`Trainer::fit`] in a folder that was taken before, because something was
+    /// to be written there first, or in one that is not written at all.
+    ///
+    /// # Errors
+    ///
+    /// The first rank that failed.
+    ///
+    /// # Panics
+    ///
+    /// If the mesh has another number of ranks than there are, or checkpoints go to a folder that is
+    /// not to be written.
+    pub fn fit_in(
+        &self,
+        folder: &RunFolder,
+        config: &S::Config,
+        plan: &RunPlan,
+        ranks: &Ranks,
+        interrupt: &Interrupt,
+        callbacks: impl Fn(usize) -> CallbackSet + Sync,
+    ) -> Result<RunOutcome, RankFailure<TrainError>> {
+        assert!(folder.may_write() || !plan.checkpoint.enable, "checkpoints need the folder");
         assert_eq!(ranks.world_size(), plan.mesh.world_size(), "the plan is for these ranks");
         if let (DeviceKind::Cpu, Some(dtype)) = (plan.device, plan.fully_shard.param_dtype) {
             tracing::warn!(
@@ -239,10 +272,11 @@ impl<S: TrainingStep> Trainer<S> {
                 "the CPU computes in f32 and rounds to the type asked for: results are as accurate as in that type, steps take longer than with param_dtype = \"f32\""
             );
         }
+        folder.warn();
         let data = SharedData::default();
         let outcomes = launch(ranks, plan.timeouts, |world| {
             let callbacks = callbacks(world.rank());
-            Rank::launch(self, config, plan, &data, &world, callbacks)?.fit(interrupt)
+            Rank::launch(self, config, plan, folder, &data, &world, callbacks)?.fit(interrupt)
         })?;
         Ok(outcomes.into_iter().next().expect("a process holds at least one rank"))
     }

@@ -11,12 +11,14 @@ mod gpu;
 #[cfg(not(feature = "cuda"))]
 #[path = "no_gpu.rs"]
 mod gpu;
+mod host;
 mod identity;
 mod launch;
 
 #[cfg(feature = "cuda")]
 pub use gpu::GpuSoftware;
 pub use gpu::{nccl_version, visible_gpus};
+pub use host::host_name;
 pub use identity::{Launcher, World, WorldError};
 pub use launch::{
     Fault, Outcomes, Panic, RANK_THREAD_PREFIX, rank_of_thread, run_rank_threads, run_ranks,
