@@ -3,6 +3,8 @@
 
 #[path = "support/program.rs"]
 mod program;
+#[path = "cli/run_folder.rs"]
+mod run_folder;
 
 use std::path::Path;
 use std::process::Output;

@@ -1,6 +1,6 @@
 //! Keeps the numbers of a run in a sink.
 
-use super::{Callback, CallbackResult, Requests, RunView, SetupReport};
+use super::{Callback, CallbackResult, Interruption, Requests, RunView, SetupReport};
 use crate::metrics::{
     JsonlSink, SharedSink, StepInfo, TensorBoardSink, Utilization, ValidationInfo,
 };
@@ -78,6 +78,16 @@ impl Callback for MetricLogger {
         if !info.sanity {
             self.sink.validation(info);
         }
+        Ok(())
+    }
+
+    fn post_fit(&mut self, _: &RunView) -> CallbackResult {
+        self.sink.finish();
+        Ok(())
+    }
+
+    fn on_interrupt(&mut self, _: &RunView, _: &Interruption) -> CallbackResult {
+        self.sink.finish();
         Ok(())
     }
 }

@@ -60,10 +60,12 @@ fn full_disk_is_warned_of_once_and_its_end_counted() {
         for number in 1..=10 {
             set.post_train_step(&run, &step(number)).unwrap();
         }
+        set.post_fit(&run).unwrap();
     });
     insta::assert_snapshot!(log.text(), @r#"
      WARN metrics are lost, training goes on sink="full_disk" error="cannot write metrics to `metrics`: no storage space"
      WARN metrics are written again sink="full_disk" lost_rows=3
+     WARN the metrics of this run are not complete sink="full_disk" lost_rows=3
     "#);
 }
 

@@ -191,3 +191,49 @@ fn continued_run_opens_its_own_file_and_purges_later_steps() {
     }
     assert_eq!(purged_from, [121, 121]);
 }
+
+/// Points of a tag as `TensorBoard` shows them: a session start drops what earlier files say from its
+/// step on.
+fn shown(directory: &Path, tag: &str) -> Vec<u64> {
+    let mut steps = Vec::new();
+    for event in files(directory).iter().flat_map(|path| events(path)) {
+        if event.session_status == Some(1) {
+            steps.retain(|step| *step < event.step);
+        }
+        if event.scalars.contains_key(tag) {
+            steps.push(event.step);
+        }
+    }
+    steps
+}
+
+#[test]
+fn no_point_is_shown_twice_after_any_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    for (start, last) in [(0, 7), (5, 9), (5, 6), (0, 3), (0, 2), (2, 4)] {
+        let mut sink = TensorBoardSink::new();
+        sink.open(folder.path(), start).unwrap();
+        for number in start + 1..=last {
+            sink.step(&step(number)).unwrap();
+        }
+        let expected: Vec<u64> = (1..=last).collect();
+        assert_eq!(shown(folder.path(), "grad_norm"), expected, "from {start} to {last}");
+    }
+    let kept = ["tensorboard.1", "tensorboard.2"].map(|name| folder.path().join(name));
+    let counts = kept.map(|folder| fs::read_dir(folder).unwrap().count());
+    assert_eq!(counts, [3, 1], "starts from nothing keep the files of earlier ones");
+}
+
+#[test]
+fn events_go_on_in_a_new_file_when_theirs_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sink = TensorBoardSink::new();
+    sink.open(folder.path(), 0).unwrap();
+    sink.step(&step(1)).unwrap();
+    fs::remove_file(&files(folder.path())[0]).unwrap();
+    sink.step(&step(2)).unwrap();
+    assert_eq!(shown(folder.path(), "grad_norm"), [2]);
+    fs::remove_dir_all(folder.path().join("tensorboard")).unwrap();
+    assert!(sink.step(&step(3)).is_err());
+    assert!(!folder.path().join("tensorboard").exists(), "nor is the folder made again");
+}

@@ -10,8 +10,13 @@ pub(super) fn losses(file: &Path) -> Result<BTreeMap<u64, f64>, String> {
     let text =
         std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let rows = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    // A loss that is not finite is `null`, and its name stands beside it.
+    let loss = |row: &Value| match row["loss"].as_f64() {
+        None => row["nonfinite"]["loss"].as_str()?.parse().ok(),
+        finite => finite,
+    };
     let losses: BTreeMap<u64, f64> =
-        rows.filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?))).collect();
+        rows.filter_map(|row| Some((row["step"].as_u64()?, loss(&row)?))).collect();
     if losses.is_empty() { Err(format!("{} holds no loss", file.display())) } else { Ok(losses) }
 }
 

@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::SinkError;
+use crate::run_folder::is_at;
 
 /// An open metrics file that knows where its last complete row ends.
 #[derive(Debug)]
@@ -16,17 +17,29 @@ pub(super) struct Appender {
 }
 
 impl Appender {
-    /// Takes a file over and cuts it to its first `length` bytes.
-    pub(super) fn new(path: PathBuf, file: File, length: u64) -> Result<Self, SinkError> {
-        let mut appender = Self { path, file, length, damaged: true };
-        match appender.repair() {
-            Ok(()) => Ok(appender),
-            Err(source) => Err(SinkError::Open { path: appender.path, source }),
+    /// Opens a file, which is made if it is not there, to write behind what it holds.
+    pub(super) fn open(path: PathBuf) -> Result<Self, SinkError> {
+        let open = |path: &Path| {
+            let mut options = File::options();
+            let file = options.write(true).create(true).truncate(false).open(path)?;
+            let length = file.metadata()?.len();
+            Ok((file, length))
+        };
+        match open(&path) {
+            Ok((file, length)) => Ok(Self { path, file, length, damaged: true }),
+            Err(source) => Err(SinkError::Open { path, source }),
         }
     }
 
     /// Writes one row, after cutting what a failed write may have left of an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// [`SinkError::Removed`] if the file was removed or replaced: what is written to it is lost.
     pub(super) fn append(&mut self, row: &[u8]) -> Result<(), SinkError> {
+        if !is_at(&self.file, &self.path) {
+            return Err(SinkError::Removed { path: self.path.clone() });
+        }
         let result = self.repair().and_then(|()| self.file.write_all(row));
         self.damaged = result.is_err();
         result.map_err(|source| SinkError::Write { path: self.path.clone(), source })?;
@@ -55,8 +68,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("rows");
         let writable = || File::options().write(true).open(&path).expect("the file is there");
-        fs::write(&path, "").expect("the folder is writable");
-        let mut appender = Appender::new(path.clone(), writable(), 0).expect("it is a file");
+        let mut appender = Appender::open(path.clone()).expect("it can be made");
         appender.append(b"one\n").expect("it is writable");
 
         // A handle without the right to write stands in for a full disk that took half a row.

@@ -27,15 +27,11 @@ pub enum SinkError {
         #[source]
         source: io::Error,
     },
-    /// A file to be continued holds a line that no run wrote.
-    #[error(
-        "cannot continue `{path}`: line {line} is not a JSON object with a whole number `step`"
-    )]
-    Row {
+    /// The file was removed or replaced, so what is written to it is lost.
+    #[error("metrics file `{path}` was removed or replaced")]
+    Removed {
         /// File.
         path: PathBuf,
-        /// Line, counted from 1.
-        line: usize,
     },
     /// A row arrived before the file was opened.
     #[error("metrics arrived before `{sink}` was opened")]
@@ -52,8 +48,8 @@ pub trait MetricSink: Send {
     /// Returns the name used in warnings.
     fn name(&self) -> &'static str;
 
-    /// Opens the sink in a run's folder and drops whatever it holds of steps after `start_step`,
-    /// which are about to be done again.
+    /// Opens the sink in a run's folder and sets aside whatever it holds of steps after
+    /// `start_step`, which are about to be done again. Nothing is erased.
     fn open(&mut self, directory: &Path, start_step: u64) -> Result<(), SinkError>;
 
     /// Adds a scalar to the row of the step in progress.

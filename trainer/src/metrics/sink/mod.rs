@@ -3,6 +3,7 @@
 mod appender;
 mod jsonl;
 mod metric_sink;
+mod rows;
 mod shared;
 mod tensorboard;
 

@@ -11,20 +11,25 @@ use crate::metrics::{StepInfo, ValidationInfo};
 /// A handle to a sink that several callbacks write to.
 ///
 /// Opening reports its error, because nothing is lost yet and the user can still act. From then on
-/// the first failed row is a warning, further ones are counted in silence, and the first row that
-/// succeeds again says how many were lost: a full disk must neither end a run nor hide.
+/// the first failed row is a warning, further ones are counted in silence, the first row that
+/// succeeds again says how many were lost, and so does the end of the run: a full disk must neither
+/// end a run nor hide.
 #[derive(Clone)]
 pub struct SharedSink(Arc<Mutex<Guarded>>);
 
 struct Guarded {
     sink: Box<dyn MetricSink>,
+    /// Rows lost since one was written.
     lost_rows: u64,
+    /// Rows lost since the sink was opened.
+    lost_in_all: u64,
 }
 
 impl SharedSink {
     /// Wraps a sink.
     pub fn new(sink: impl MetricSink + 'static) -> Self {
-        Self(Arc::new(Mutex::new(Guarded { sink: Box::new(sink), lost_rows: 0 })))
+        let sink = Box::new(sink);
+        Self(Arc::new(Mutex::new(Guarded { sink, lost_rows: 0, lost_in_all: 0 })))
     }
 
     /// Returns the name of the sink.
@@ -52,6 +57,16 @@ impl SharedSink {
         self.lock().write(|sink| sink.validation(info));
     }
 
+    /// Warns at the end of a run if rows were lost, and returns how many.
+    pub fn finish(&self) -> u64 {
+        let guarded = self.lock();
+        if guarded.lost_in_all > 0 {
+            let (sink, lost_rows) = (guarded.sink.name(), guarded.lost_in_all);
+            tracing::warn!(sink, lost_rows, "the metrics of this run are not complete");
+        }
+        guarded.lost_in_all
+    }
+
     fn lock(&self) -> MutexGuard<'_, Guarded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -76,6 +91,7 @@ impl Guarded {
                     );
                 }
                 self.lost_rows += 1;
+                self.lost_in_all += 1;
             }
         }
     }

@@ -4,7 +4,7 @@
 //! `Event`, masked CRC-32C of the event. Of the messages only the fields that scalars need are
 //! encoded.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,16 +12,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::appender::Appender;
 use super::{MetricSink, SinkError};
 use crate::metrics::{StepInfo, ValidationInfo};
+use crate::run_folder::keep;
+use crate::world::host_name;
 
 /// Writes scalars to an event file in `tensorboard/` of a run's folder.
 ///
 /// Tags: `loss_metrics/global_avg_loss`, `grad_norm`, `lr`, `throughput(tps)` (labels per second
 /// over all ranks), `time_metrics/end_to_end(s)`, `time_metrics/data_loading(s)`, `n_tokens_seen`,
-/// `loss_scale` (with `f16`), `extra/*` and `validation_metrics/loss`. Each start of a run opens its own file; one that
-/// continues after step s tells `TensorBoard` to forget what earlier files say about later steps.
+/// `loss_scale` (with `f16`), `extra/*` and `validation_metrics/loss`. Each start of a run opens its
+/// own file; one that continues after step s tells `TensorBoard` to forget what earlier files say
+/// about later steps. A start from step 0 keeps the folder of an earlier one as `tensorboard.1`.
 #[derive(Debug, Default)]
 pub struct TensorBoardSink {
     file: Option<Appender>,
+    folder: PathBuf,
     annotations: Vec<(String, f64)>,
 }
 
@@ -42,7 +46,28 @@ impl TensorBoardSink {
         }
         let mut event = event(step);
         message(&mut event, 5, &summary);
-        file.append(&record(&event))
+        let record = record(&event);
+        match file.append(&record) {
+            Err(SinkError::Removed { path }) => {
+                tracing::warn!(
+                    path = %path.display(),
+                    "the event file was removed or replaced; events go on in a new one"
+                );
+                self.begin(&[])?.append(&record)
+            }
+            done => done,
+        }
+    }
+
+    /// Begins an event file with its version and more.
+    fn begin(&mut self, more: &[u8]) -> Result<&mut Appender, SinkError> {
+        let path = create(&self.folder)
+            .map_err(|source| SinkError::Open { path: self.folder.clone(), source })?;
+        let mut version = event(0);
+        message(&mut version, 3, b"brain.Event:2");
+        let file = self.file.insert(Appender::open(path)?);
+        file.append(&[record(&version), more.to_vec()].concat())?;
+        Ok(file)
     }
 }
 
@@ -52,16 +77,17 @@ impl MetricSink for TensorBoardSink {
     }
 
     fn open(&mut self, directory: &Path, start_step: u64) -> Result<(), SinkError> {
-        let folder = directory.join(Self::FOLDER_NAME);
-        let (path, file) =
-            create(&folder).map_err(|source| SinkError::Open { path: folder.clone(), source })?;
-        let mut version = event(0);
-        message(&mut version, 3, b"brain.Event:2");
-        let mut head = record(&version);
+        self.folder = directory.join(Self::FOLDER_NAME);
+        let failed = |source| SinkError::Open { path: self.folder.clone(), source };
         if start_step > 0 {
-            head.extend(record(&session_start(start_step + 1)));
+            fs::create_dir_all(&self.folder).map_err(failed)?;
+            return self.begin(&record(&session_start(start_step + 1))).map(|_| ());
         }
-        self.file.insert(Appender::new(path, file, 0)?).append(&head)
+        if let Some(kept) = keep_events(&self.folder).map_err(failed)? {
+            tracing::info!(kept = %kept.display(), "the events of an earlier start are kept");
+        }
+        fs::create_dir_all(&self.folder).map_err(failed)?;
+        self.begin(&[]).map(|_| ())
     }
 
     fn annotate(&mut self, tag: &str, value: f64) {
@@ -93,28 +119,32 @@ impl MetricSink for TensorBoardSink {
     }
 }
 
+/// Gives a folder that holds something a numbered name, and returns it.
+fn keep_events(folder: &Path) -> io::Result<Option<PathBuf>> {
+    match fs::read_dir(folder).map(Iterator::count) {
+        Ok(1..) => keep(folder).map(Some),
+        Ok(_) => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Creates `events.out.tfevents.<seconds>.<host>`, with a counter behind it when a start within the
 /// same second took the name.
-fn create(folder: &Path) -> io::Result<(PathBuf, File)> {
-    fs::create_dir_all(folder)?;
-    let base = format!("events.out.tfevents.{:010}.{}", since_epoch().as_secs(), host_name());
+fn create(folder: &Path) -> io::Result<PathBuf> {
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || "-_.".contains(*c);
+    let host: String = host_name().chars().filter(is_plain).collect();
+    let base = format!("events.out.tfevents.{:010}.{host}", since_epoch().as_secs());
     let mut path = folder.join(&base);
     for counter in 1.. {
-        match OpenOptions::new().write(true).create_new(true).open(&path) {
+        match File::create_new(&path) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 path = folder.join(format!("{base}.{counter}"));
             }
-            other => return other.map(|file| (path, file)),
+            made => return made.map(|_| path),
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
-}
-
-fn host_name() -> String {
-    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name: String =
-        name.trim().chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).collect();
-    if name.is_empty() { "localhost".to_owned() } else { name }
 }
 
 fn since_epoch() -> Duration {
