@@ -30,6 +30,9 @@ pub struct Cli {
     run: RunArgs,
     #[command(flatten)]
     supervision: launch::Supervision,
+    /// Ends with the supervisor at the other end of the standard input; for `launch` alone
+    #[arg(long, hide = true, global = true, overrides_with = "supervised")]
+    supervised: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -101,17 +104,21 @@ fn run(
     };
     let run = &cli.run;
     let interrupt = Interrupt::default();
+    if cli.supervised {
+        launch::follow_supervisor(&interrupt)?;
+    }
     match &cli.command {
-        Some(Command::Launch(args)) => return launch::run(args, run, out),
+        Some(Command::Launch(args)) => return launch::run(args, run, &interrupt, out),
         None => {
-            if let Some(code) = launch::run_supervised(&cli.supervision, run, recipes)? {
+            let supervision = &cli.supervision;
+            if let Some(code) = launch::run_supervised(supervision, run, recipes, &interrupt)? {
                 return Ok(code);
             }
         }
         Some(command) => {
             if let Some(processes) = processes(command, run, recipes)? {
                 let again = arguments.into_iter().skip(1).collect();
-                return launch::run_again(processes, again);
+                return launch::run_again(processes, again, &interrupt);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 mod command;
 mod layout;
+mod lifeline;
 mod outcome;
 mod signal;
 mod supervise;
@@ -14,10 +15,12 @@ use super::train::{RunArgs, launched, processes};
 use super::{Exit, Failure};
 use crate::comm::{JoinError, process_engine};
 use crate::recipe::Recipe;
+use crate::train::Interrupt;
 use crate::world::{Launcher, env, visible_gpus};
 
 use command::{Scheduler, StartLine};
 use layout::{Layout, Wanted};
+pub(super) use lifeline::follow_supervisor;
 use supervise::{Policy, supervise};
 
 /// How a run is watched over.
@@ -80,7 +83,12 @@ impl Supervision {
 }
 
 /// Starts the processes and waits for them; returns the exit code of the run.
-pub(super) fn run(args: &LaunchArgs, run: &RunArgs, out: &mut impl Write) -> Result<u8, Failure> {
+pub(super) fn run(
+    args: &LaunchArgs,
+    run: &RunArgs,
+    interrupt: &Interrupt,
+    out: &mut impl Write,
+) -> Result<u8, Failure> {
     let variables = env::variables();
     let wanted = Wanted { total: args.nproc, nodes: args.nodes, per_node: args.ranks_per_node };
     let scheduler = args.scheduler.or_detected(&variables);
@@ -102,7 +110,7 @@ pub(super) fn run(args: &LaunchArgs, run: &RunArgs, out: &mut impl Write) -> Res
         let error = JoinError::NotBuilt { launcher: Launcher::OpenMpi, world_size };
         return Err(Failure::new(&error, Exit::Environment));
     }
-    supervise(&line, &args.supervision.policy())
+    supervise(&line, &args.supervision.policy(), interrupt)
 }
 
 /// Refuses what makes no sense for processes of this machine.
@@ -126,6 +134,7 @@ pub(super) fn run_supervised(
     supervision: &Supervision,
     run: &RunArgs,
     recipes: &[Recipe],
+    interrupt: &Interrupt,
 ) -> Result<Option<u8>, Failure> {
     let processes = processes(run, recipes)?;
     if processes.is_none() && !supervision.is_wanted() {
@@ -141,13 +150,17 @@ pub(super) fn run_supervised(
         Some(processes) => StartLine::local(processes, visible_gpus(), program, arguments),
         None => StartLine::alone(program, arguments),
     };
-    supervise(&line, &supervision.policy()).map(Some)
+    supervise(&line, &supervision.policy(), interrupt).map(Some)
 }
 
 /// Runs this very command again as the ranks of a world on this machine; returns its exit code.
-pub(super) fn run_again(processes: usize, arguments: Vec<OsString>) -> Result<u8, Failure> {
+pub(super) fn run_again(
+    processes: usize,
+    arguments: Vec<OsString>,
+    interrupt: &Interrupt,
+) -> Result<u8, Failure> {
     let line = StartLine::local(processes, visible_gpus(), program()?, arguments);
-    supervise(&line, &Supervision::default().policy())
+    supervise(&line, &Supervision::default().policy(), interrupt)
 }
 
 fn usage(text: impl std::fmt::Display) -> Failure {

@@ -1,7 +1,7 @@
 //! Watching over a run that is one child process or several: one that hangs is ended, one that failed
 //! is started again, and a wish to end is passed on.
 
-use std::io::{self, Read, Write};
+use std::io::{self, PipeWriter, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -10,9 +10,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::command::StartLine;
+use super::lifeline;
 use super::outcome::Outcome;
 use super::signal::{Tell, lead_a_group, signal_of, tell};
 use crate::cli::{Exit, Failure};
+use crate::train::Interrupt;
 
 /// Pause between two looks at the child.
 const LOOK: Duration = Duration::from_millis(20);
@@ -31,23 +33,29 @@ pub(super) struct Policy {
     pub(super) restart_delay: Duration,
 }
 
-/// Runs a command until it ends for good and returns the exit code to leave with.
+/// Runs a command until it ends for good and returns the exit code to leave with. A signal ends it,
+/// and so does `interrupt`, by which the supervisor of this one may ask.
 ///
 /// # Errors
 ///
 /// The command cannot be started, or signals cannot be listened to.
-pub(super) fn supervise(line: &StartLine, policy: &Policy) -> Result<u8, Failure> {
+pub(super) fn supervise(
+    line: &StartLine,
+    policy: &Policy,
+    interrupt: &Interrupt,
+) -> Result<u8, Failure> {
     let wishes = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&wishes);
     let handler = move || {
         counted.fetch_add(1, Ordering::Relaxed);
     };
     ctrlc::set_handler(handler).map_err(|error| Failure::new(&error, Exit::Environment))?;
+    let wished = || wishes.load(Ordering::Relaxed) + u32::from(interrupt.is_requested());
     let mut delay = policy.restart_delay;
     let mut restarts = 0;
     loop {
         let line = if restarts == 0 { line.clone() } else { line.with(&CONTINUE) };
-        let outcome = watch(&line, policy.idle_timeout, &wishes)?;
+        let outcome = watch(&line, policy.idle_timeout, &wished)?;
         if !outcome.may_heal() || restarts == policy.max_restarts {
             if outcome.may_heal() {
                 note(&outcome.describe());
@@ -59,7 +67,7 @@ pub(super) fn supervise(line: &StartLine, policy: &Policy) -> Result<u8, Failure
         note(&format!("{what}; restart {restarts} of {of} in {} s", delay.as_secs()));
         let begun = Instant::now();
         while begun.elapsed() < delay {
-            if wishes.load(Ordering::Relaxed) > 0 {
+            if wished() > 0 {
                 return Ok(Exit::Interrupted as u8);
             }
             thread::sleep(LOOK);
@@ -72,15 +80,15 @@ pub(super) fn supervise(line: &StartLine, policy: &Policy) -> Result<u8, Failure
 fn watch(
     line: &StartLine,
     idle_timeout: Option<Duration>,
-    wishes: &AtomicU32,
+    wished: &dyn Fn() -> u32,
 ) -> Result<Outcome, Failure> {
     let mut run = Run::start(line, idle_timeout.is_some())?;
     let output = Output::follow(&mut run.children);
     let (mut passed_on, mut was_idle) = (0, false);
     while run.look(passed_on > 0)? {
-        let wished = wishes.load(Ordering::Relaxed);
-        if wished > passed_on {
-            passed_on = wished;
+        let wishes = wished();
+        if wishes > passed_on {
+            passed_on = wishes;
             run.tell(Tell::End);
         }
         if !was_idle && idle_timeout.is_some_and(|limit| output.idle() > limit) {
@@ -97,6 +105,8 @@ fn watch(
 /// The processes of a run.
 struct Run {
     children: Vec<Child>,
+    /// What the children learn the end of this process by.
+    lifelines: Vec<PipeWriter>,
     has_ended: Vec<bool>,
     /// How the first that failed ended, or else the last.
     status: ExitStatus,
@@ -110,6 +120,7 @@ impl Run {
         let port = line.processes.map_or(Ok(0), |_| free_port())?;
         let mut run = Self {
             children: Vec::new(),
+            lifelines: Vec::new(),
             has_ended: Vec::new(),
             status: ExitStatus::default(),
             has_failed: false,
@@ -117,8 +128,9 @@ impl Run {
         };
         for rank in 0..line.processes.unwrap_or(1) {
             match start(line, rank, port, is_followed) {
-                Ok(child) => {
+                Ok((child, lifeline)) => {
                     run.children.push(child);
+                    run.lifelines.push(lifeline);
                     run.has_ended.push(false);
                 }
                 Err(failure) => {
@@ -195,10 +207,17 @@ fn outcome(status: ExitStatus, was_idle: bool, was_interrupted: bool) -> Outcome
     }
 }
 
-fn start(line: &StartLine, rank: usize, port: u16, is_followed: bool) -> Result<Child, Failure> {
+fn start(
+    line: &StartLine,
+    rank: usize,
+    port: u16,
+    is_followed: bool,
+) -> Result<(Child, PipeWriter), Failure> {
     let (program, arguments) = line.words.split_first().expect("a command has a program");
+    let (end, lifeline) =
+        lifeline::new().map_err(|error| Failure::new(&error, Exit::Environment))?;
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null());
+    command.args(arguments).arg(lifeline::ARGUMENT).stdin(end);
     for (name, value) in &line.variables {
         if crate::world::env::variable(name).is_none() {
             command.env(name, value);
@@ -209,13 +228,14 @@ fn start(line: &StartLine, rank: usize, port: u16, is_followed: bool) -> Result<
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
     }
     lead_a_group(&mut command);
-    command.spawn().map_err(|error| Failure {
+    let started = command.spawn().map_err(|error| Failure {
         text: format!(
             "error: cannot start `{}`: {error}\n  help: `--dry-run` prints the whole command; `mpiexec` comes with Open MPI or MPICH, `srun` with SLURM",
             program.to_string_lossy()
         ),
         exit: Exit::Environment,
-    })
+    });
+    started.map(|child| (child, lifeline))
 }
 
 /// Passes on what a child prints and remembers when.
@@ -294,7 +314,7 @@ mod tests {
 
     fn run(line: &StartLine, idle_timeout: Option<Duration>) -> Outcome {
         let begun = Instant::now();
-        let outcome = watch(line, idle_timeout, &AtomicU32::new(0))
+        let outcome = watch(line, idle_timeout, &|| 0)
             .unwrap_or_else(|failure| panic!("the processes start: {}", failure.text));
         assert!(begun.elapsed() < PROMPT, "nobody is waited for in vain");
         outcome
@@ -346,9 +366,10 @@ mod tests {
     #[test]
     fn a_wish_to_end_reaches_all_and_lets_them_finish() {
         let script = "trap 'sleep 0.3; exit 130' TERM; while :; do sleep 0.05; done";
-        let wishes = AtomicU32::new(0);
+        let wishes = &AtomicU32::new(0);
         let outcome = thread::scope(|scope| {
-            let watched = scope.spawn(|| watch(&line(2, script), None, &wishes).ok());
+            let wished = || wishes.load(Ordering::Relaxed);
+            let watched = scope.spawn(move || watch(&line(2, script), None, &wished).ok());
             thread::sleep(Duration::from_millis(500));
             wishes.store(1, Ordering::Relaxed);
             watched.join().expect("it does not panic")
