@@ -62,6 +62,9 @@ pub(crate) struct Transformer {
     pub(crate) statistics: usize,
     /// Numbers of a block that tensor parallelism splits by features.
     pub(crate) features: usize,
+    /// Numbers of its keys and values, and of the heads into which these split at most.
+    pub(crate) keys: usize,
+    pub(crate) num_kv_heads: usize,
     /// Size of the vocabulary.
     pub(crate) vocabulary: usize,
 }
@@ -72,7 +75,9 @@ impl Transformer {
         let input = batch.local_tokens() * self.hidden;
         let norm = batch.local_tokens() * (self.hidden + self.statistics);
         let entering = batch.entering_tokens() * self.hidden;
-        let block = 2 * (norm + entering) + batch.tokens * self.features / batch.tp;
+        let features = batch.tokens * self.features / batch.tp;
+        let keys = batch.tokens * self.keys / batch.tp.min(self.num_kv_heads);
+        let block = 2 * (norm + entering) + features + keys;
         let ends = norm + self.head(batch);
         let again = match batch.checkpointing {
             ActivationCheckpointing::None => 0,

@@ -38,6 +38,34 @@ pub enum ModelError {
         /// Key that wins.
         fixed_by: &'static str,
     },
+    /// A key is missing that another one needs.
+    #[error("`{key}` is missing, which `{needed_by}` needs")]
+    Missing {
+        /// The missing key.
+        key: &'static str,
+        /// What needs it.
+        needed_by: String,
+    },
+    /// A key is given that would do nothing.
+    #[error("`{key}` is given, but `{with}` does not read it")]
+    Unread {
+        /// Key that has to go.
+        key: &'static str,
+        /// What makes it useless.
+        with: String,
+    },
+    /// Two fields of a `config.json` contradict each other.
+    #[error("`{field}` of `config.json` is {value} but `{other}` is {other_value}")]
+    Contradiction {
+        /// One field.
+        field: String,
+        /// Its value.
+        value: String,
+        /// The other.
+        other: String,
+        /// Its value.
+        other_value: String,
+    },
     /// Sequences are longer than the positions the model has.
     #[error("sequence length is {length} but `{key}` = {limit}")]
     SequenceTooLong {

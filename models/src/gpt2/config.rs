@@ -132,8 +132,10 @@ impl Gpt2Shape {
             layers: self.num_layers,
             hidden: self.dim,
             statistics: 2,
-            // Queries, keys, values, the result and its row sums; both sides of the activation.
-            features: 4 * self.dim + self.num_heads + 2 * self.ffn_dim,
+            // Queries, the result and its row sums; both sides of the activation.
+            features: 2 * self.dim + self.num_heads + 2 * self.ffn_dim,
+            keys: 2 * self.dim,
+            num_kv_heads: self.num_heads,
             vocabulary: self.vocab_size,
         }
     }

@@ -89,11 +89,14 @@ impl Attention {
     fn new(shape: &Llama3Shape, output_std: f64, scope: &Scope) -> Self {
         let (queries, keys) =
             (shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim);
+        let linear = |inputs, outputs, std, name| {
+            linear([inputs, outputs], std, shape.attention_bias, &scope.child(name))
+        };
         Self {
-            wq: linear(shape.dim, queries, LINEAR_STD, &scope.child("wq")),
-            wk: linear(shape.dim, keys, LINEAR_STD, &scope.child("wk")),
-            wv: linear(shape.dim, keys, LINEAR_STD, &scope.child("wv")),
-            wo: linear(queries, shape.dim, output_std, &scope.child("wo")),
+            wq: linear(shape.dim, queries, LINEAR_STD, "wq"),
+            wk: linear(shape.dim, keys, LINEAR_STD, "wk"),
+            wv: linear(shape.dim, keys, LINEAR_STD, "wv"),
+            wo: linear(queries, shape.dim, output_std, "wo"),
             head_dim: shape.head_dim,
             boundary: Boundary::new(scope),
         }
@@ -137,10 +140,13 @@ pub struct FeedForward {
 
 impl FeedForward {
     fn new(shape: &Llama3Shape, output_std: f64, scope: &Scope) -> Self {
+        let linear = |inputs, outputs, std, name| {
+            linear([inputs, outputs], std, shape.mlp_bias, &scope.child(name))
+        };
         Self {
-            w1: linear(shape.dim, shape.ffn_dim, LINEAR_STD, &scope.child("w1")),
-            w2: linear(shape.ffn_dim, shape.dim, output_std, &scope.child("w2")),
-            w3: linear(shape.dim, shape.ffn_dim, output_std, &scope.child("w3")),
+            w1: linear(shape.dim, shape.ffn_dim, LINEAR_STD, "w1"),
+            w2: linear(shape.ffn_dim, shape.dim, output_std, "w2"),
+            w3: linear(shape.dim, shape.ffn_dim, output_std, "w3"),
             boundary: Boundary::new(scope),
         }
     }
@@ -156,6 +162,8 @@ pub(crate) fn norm(shape: &Llama3Shape, scope: &Scope) -> RmsNorm {
     RmsNormConfig::new(shape.dim).with_epsilon(shape.norm_eps).init(scope)
 }
 
-fn linear(inputs: usize, outputs: usize, std: f64, scope: &Scope) -> Linear {
-    LinearConfig::new(inputs, outputs).with_initializer(Initializer::Normal { std }).init(scope)
+/// Makes a layer, whose bias starts at zero.
+fn linear([inputs, outputs]: [usize; 2], std: f64, bias: bool, scope: &Scope) -> Linear {
+    let config = LinearConfig::new(inputs, outputs).with_bias(bias);
+    config.with_initializer(Initializer::Normal { std }).init(scope)
 }

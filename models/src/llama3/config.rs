@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Llama3Shape;
+use super::{Llama3Shape, RopeScalingConfig};
 use crate::error::{ModelError, divided};
 
 /// Size of a published Llama 3 model.
@@ -30,27 +30,6 @@ pub enum Flavor {
     /// Llama 3.1 405B.
     #[serde(rename = "405B")]
     B405,
-}
-
-/// Stretching of the slow rotary frequencies, by which a model trained on short sequences reads
-/// long ones.
-///
-/// # References
-///
-/// The Llama 3 Herd of Models, arXiv:2407.21783, section 3.4.2.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct RopeScaling {
-    /// Divides frequencies whose wavelength exceeds `original_max_position_embeddings /
-    /// low_freq_factor`. At least 1.
-    pub factor: f64,
-    /// Bounds the wavelengths that are stretched in full. Positive.
-    pub low_freq_factor: f64,
-    /// Bounds the wavelengths that are left alone; between the two bounds the stretch is
-    /// interpolated. Greater than `low_freq_factor`.
-    pub high_freq_factor: f64,
-    /// Longest sequence, in tokens, before stretching.
-    pub original_max_position_embeddings: usize,
 }
 
 /// Shape of a Llama 3 model: a flavor with overrides, or a Hugging Face folder.
@@ -80,13 +59,18 @@ pub struct Llama3Config {
     pub vocab_size: Option<usize>,
     /// Base of the rotary frequencies. Default 500000.
     pub rope_theta: Option<f64>,
-    /// Stretching of the rotary frequencies; factor 1 turns it off. Default: factor 8, low 1, high
-    /// 4, original 8192, as Llama 3.1 has it.
-    pub rope_scaling: Option<RopeScaling>,
+    /// Stretching of the rotary frequencies. Default: the flavor's, `llama3` with low 1, high 4,
+    /// original 8192 and factor 32 for `1B` and `3B`, as Llama 3.2 has it, or 8 as Llama 3.1.
+    pub rope_scaling: Option<RopeScalingConfig>,
     /// Added to the mean square in every norm. Default 1e-5.
     pub norm_eps: Option<f64>,
     /// Shares the token embedding with the output projection. Default: the flavor's.
     pub tied_embeddings: Option<bool>,
+    /// Gives the four projections of attention (queries, keys, values, output) a bias. Default
+    /// false.
+    pub attention_bias: Option<bool>,
+    /// Gives the three projections of the feed-forward layer a bias. Default false.
+    pub mlp_bias: Option<bool>,
     /// Longest sequence, in tokens, the model may be run on; costs no parameters. Default 131072.
     pub max_seq_len: Option<usize>,
 }
@@ -109,7 +93,9 @@ impl Llama3Config {
             None => self.sized(&Llama3Shape::flavor(self.flavor.unwrap_or_default()))?,
         };
         shape.rope_theta = self.rope_theta.unwrap_or(shape.rope_theta);
-        shape.rope_scaling = self.rope_scaling.or(shape.rope_scaling);
+        if let Some(scaling) = &self.rope_scaling {
+            shape.rope_scaling = scaling.resolve()?;
+        }
         shape.max_seq_len = self.max_seq_len.unwrap_or(shape.max_seq_len);
         shape.validate()?;
         Ok(shape)
@@ -132,6 +118,8 @@ impl Llama3Config {
             vocab_size: self.vocab_size.unwrap_or(flavor.vocab_size),
             norm_eps: self.norm_eps.unwrap_or(flavor.norm_eps),
             tied_embeddings: self.tied_embeddings.unwrap_or(flavor.tied_embeddings),
+            attention_bias: self.attention_bias.unwrap_or(flavor.attention_bias),
+            mlp_bias: self.mlp_bias.unwrap_or(flavor.mlp_bias),
             ..flavor.clone()
         })
     }
@@ -148,6 +136,8 @@ impl Llama3Config {
             ("vocab_size", self.vocab_size.is_some()),
             ("norm_eps", self.norm_eps.is_some()),
             ("tied_embeddings", self.tied_embeddings.is_some()),
+            ("attention_bias", self.attention_bias.is_some()),
+            ("mlp_bias", self.mlp_bias.is_some()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             Some((key, _)) => Err(ModelError::FixedBy { key, fixed_by: "hf_dir" }),

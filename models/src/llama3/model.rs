@@ -116,6 +116,10 @@ impl Llama3 {
     ) -> BlockContext {
         let positions = match &layout.positions {
             RopePositions::Offset(offset) => offset + sequence_length,
+            // The largest position is the length by which Hugging Face stretches.
+            RopePositions::PerToken(ids) if self.shape.has_dynamic_rope() => {
+                ids.clone().max().into_scalar::<i64>() as usize + 1
+            }
             RopePositions::PerToken(_) => self.shape.max_seq_len,
         };
         BlockContext {

@@ -3,17 +3,20 @@
 use dream_trainer::nn::Scope;
 use serde::Serialize;
 
-use super::{Flavor, Llama3, RopeScaling};
+use super::{Flavor, Llama3, Llama3Scaling, RopeScaling};
 use crate::activations::Transformer;
 use crate::error::{ModelError, divided, positive, positive_number};
 
-/// Llama 3.1's scaling, which every flavor starts from.
-const SCALING: RopeScaling = RopeScaling {
-    factor: 8.0,
-    low_freq_factor: 1.0,
-    high_freq_factor: 4.0,
-    original_max_position_embeddings: 8192,
-};
+/// Returns the scaling of the published models, which differ in the factor: 8 in Llama 3.1, 32 in
+/// Llama 3.2.
+const fn scaling(factor: f64) -> RopeScaling {
+    RopeScaling::Llama3(Llama3Scaling {
+        factor,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position_embeddings: 8192,
+    })
+}
 
 /// Holds every size of a Llama 3 model, concrete and checked.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -40,6 +43,10 @@ pub struct Llama3Shape {
     pub norm_eps: f64,
     /// Whether the output projection is the token embedding.
     pub tied_embeddings: bool,
+    /// Whether queries, keys, values and the output of attention have biases.
+    pub attention_bias: bool,
+    /// Whether the feed-forward layers have biases.
+    pub mlp_bias: bool,
     /// Longest sequence, in tokens.
     pub max_seq_len: usize,
 }
@@ -65,9 +72,14 @@ impl Llama3Shape {
             ffn_dim,
             vocab_size: if flavor == Flavor::Debug { 2048 } else { 128_256 },
             rope_theta: 500_000.0,
-            rope_scaling: Some(SCALING),
+            rope_scaling: Some(match flavor {
+                Flavor::B1 | Flavor::B3 => scaling(32.0),
+                Flavor::Debug | Flavor::B8 | Flavor::B70 | Flavor::B405 => scaling(8.0),
+            }),
             norm_eps: 1e-5,
             tied_embeddings,
+            attention_bias: false,
+            mlp_bias: false,
             max_seq_len: 131_072,
         }
     }
@@ -93,7 +105,27 @@ impl Llama3Shape {
         }
         positive_number("norm_eps", self.norm_eps)?;
         positive_number("rope_theta", self.rope_theta)?;
-        self.rope_scaling.as_ref().map_or(Ok(()), RopeScaling::validate)
+        self.rope_scaling.as_ref().map_or(Ok(()), RopeScaling::validate)?;
+        self.check_rope()
+    }
+
+    /// Refuses what a scaling would divide by zero with.
+    fn check_rope(&self) -> Result<(), ModelError> {
+        match self.rope_scaling {
+            Some(RopeScaling::Dynamic { .. }) if self.head_dim == 2 => {
+                Err(ModelError::OutOfRange {
+                    key: "head_dim",
+                    value: 2.0,
+                    constraint: "above 2 with `dynamic` scaling",
+                })
+            }
+            Some(RopeScaling::Yarn(_)) if self.rope_theta <= 1.0 => Err(ModelError::OutOfRange {
+                key: "rope_theta",
+                value: self.rope_theta,
+                constraint: "above 1 with `yarn` scaling",
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Checks that sequences of `length` tokens have positions.
@@ -120,7 +152,10 @@ impl Llama3Shape {
         let queries = self.num_heads * self.head_dim;
         let keys = self.num_kv_heads * self.head_dim;
         let attention = 2 * self.dim * (queries + keys);
-        attention + 3 * self.dim * self.ffn_dim + 2 * self.dim
+        let given = |has: bool, count: usize| if has { count } else { 0 };
+        let biases = given(self.attention_bias, queries + 2 * keys + self.dim)
+            + given(self.mlp_bias, 2 * self.ffn_dim + self.dim);
+        attention + 3 * self.dim * self.ffn_dim + 2 * self.dim + biases
     }
 
     /// Returns the number of parameters of the token embedding.
@@ -154,30 +189,11 @@ impl Llama3Shape {
             layers: self.num_layers,
             hidden: self.dim,
             statistics: 1,
-            // Queries, keys, values, the result and its row sums; gate, up and their product.
-            features: 2 * (queries + keys) + self.num_heads + 3 * self.ffn_dim,
+            // Queries, the result and its row sums; gate, up and their product.
+            features: 2 * queries + self.num_heads + 3 * self.ffn_dim,
+            keys: 2 * keys,
+            num_kv_heads: self.num_kv_heads,
             vocabulary: self.vocab_size,
         }
-    }
-}
-
-impl RopeScaling {
-    fn validate(&self) -> Result<(), ModelError> {
-        positive_number("rope_scaling.low_freq_factor", self.low_freq_factor)?;
-        positive(
-            "rope_scaling.original_max_position_embeddings",
-            self.original_max_position_embeddings,
-        )?;
-        let out_of_range =
-            |key, value, constraint| ModelError::OutOfRange { key, value, constraint };
-        if !(self.factor >= 1.0 && self.factor.is_finite()) {
-            let key = "rope_scaling.factor";
-            return Err(out_of_range(key, self.factor, "at least 1 and finite"));
-        }
-        if !(self.high_freq_factor > self.low_freq_factor && self.high_freq_factor.is_finite()) {
-            let key = "rope_scaling.high_freq_factor";
-            return Err(out_of_range(key, self.high_freq_factor, "greater than `low_freq_factor`"));
-        }
-        Ok(())
     }
 }

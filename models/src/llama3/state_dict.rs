@@ -10,25 +10,29 @@ use crate::{HfWeight, HfWeights};
 pub fn hf_weights(shape: &Llama3Shape) -> HfWeights {
     let (dim, ffn) = (shape.dim, shape.ffn_dim);
     let (queries, keys) = (shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim);
-    // Per block: our name, theirs, inputs, outputs.
+    let (attention, mlp) = (shape.attention_bias, shape.mlp_bias);
+    // Per block: our name, theirs, inputs, outputs, whether there is a bias.
     let linears = [
-        ("attention.wq", "self_attn.q_proj", dim, queries),
-        ("attention.wk", "self_attn.k_proj", dim, keys),
-        ("attention.wv", "self_attn.v_proj", dim, keys),
-        ("attention.wo", "self_attn.o_proj", queries, dim),
-        ("feed_forward.w1", "mlp.gate_proj", dim, ffn),
-        ("feed_forward.w2", "mlp.down_proj", ffn, dim),
-        ("feed_forward.w3", "mlp.up_proj", dim, ffn),
+        ("attention.wq", "self_attn.q_proj", dim, queries, attention),
+        ("attention.wk", "self_attn.k_proj", dim, keys, attention),
+        ("attention.wv", "self_attn.v_proj", dim, keys, attention),
+        ("attention.wo", "self_attn.o_proj", queries, dim, attention),
+        ("feed_forward.w1", "mlp.gate_proj", dim, ffn, mlp),
+        ("feed_forward.w2", "mlp.down_proj", ffn, dim, mlp),
+        ("feed_forward.w3", "mlp.up_proj", dim, ffn, mlp),
     ];
     let norms = [("attention_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
     let mut map = HfWeights::new();
     for layer in 0..shape.num_layers {
-        for (ours, theirs, inputs, outputs) in linears {
-            let name = format!("model.layers.{layer}.{theirs}.weight");
-            map.insert(
-                format!("layers.{layer}.{ours}.weight"),
-                HfWeight::linear(name, inputs, outputs),
-            );
+        for (ours, theirs, inputs, outputs, bias) in linears {
+            let (ours, theirs) =
+                (format!("layers.{layer}.{ours}"), format!("model.layers.{layer}.{theirs}"));
+            let weight = HfWeight::linear(format!("{theirs}.weight"), inputs, outputs);
+            map.insert(format!("{ours}.weight"), weight);
+            if bias {
+                let bias = HfWeight::plain(format!("{theirs}.bias"), &[outputs]);
+                map.insert(format!("{ours}.bias"), bias);
+            }
         }
         for (ours, theirs) in norms {
             let name = format!("model.layers.{layer}.{theirs}.weight");

@@ -14,9 +14,9 @@ use super::{dispatch, flex};
 /// Holds the cosines and sines of every position and frequency.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
-    /// Cosines, `[positions, head_dim / 2]`.
+    /// Cosines, `[positions, head_dim / 2]`, times the magnitude.
     pub cos: Tensor<2>,
-    /// Sines, `[positions, head_dim / 2]`.
+    /// Sines, `[positions, head_dim / 2]`, times the magnitude.
     pub sin: Tensor<2>,
 }
 
@@ -32,10 +32,16 @@ impl RopeTable {
     ///
     /// Angles are computed in `f64`, so that far positions keep their precision.
     pub fn from_frequencies(frequencies: &[f64], positions: usize, device: &Device) -> Self {
+        Self::scaled(frequencies, 1.0, positions, device)
+    }
+
+    /// Builds the table of the given frequencies that also multiplies what it rotates by
+    /// `magnitude`.
+    pub fn scaled(frequencies: &[f64], magnitude: f64, positions: usize, device: &Device) -> Self {
         let table = |function: fn(f64) -> f64| {
-            let values: Vec<f32> = (0..positions)
-                .flat_map(|p| frequencies.iter().map(move |f| function(p as f64 * f) as f32))
-                .collect();
+            let value = |p: usize, f: &f64| (function(p as f64 * f) * magnitude) as f32;
+            let values: Vec<f32> =
+                (0..positions).flat_map(|p| frequencies.iter().map(move |f| value(p, f))).collect();
             Tensor::from_data(TensorData::new(values, [positions, frequencies.len()]), device)
         };
         Self { cos: table(f64::cos), sin: table(f64::sin) }
@@ -57,7 +63,8 @@ pub enum RopePositions {
     PerToken(Tensor<2, Int>),
 }
 
-/// Rotates each pair `(x[i], x[i + head_dim / 2])` by its position's angle.
+/// Rotates each pair `(x[i], x[i + head_dim / 2])` by its position's angle and multiplies it by the
+/// table's magnitude.
 ///
 /// # Shapes
 ///
@@ -105,7 +112,7 @@ fn reference(x: Tensor<4>, table: &RopeTable, positions: &RopePositions) -> Tens
     Tensor::cat(vec![rotated_low, rotated_high], 3).cast(dtype)
 }
 
-/// Rotation in place; its backward is the rotation by the opposite angle.
+/// Rotation in place; its backward is the rotation by the opposite angle, with the same magnitude.
 #[derive(Debug, Clone)]
 struct RopeKernel {
     cos: FlexTensor,

@@ -231,7 +231,7 @@ fn fields_are_read_ignored_or_refused() {
     assert_eq!(scaling.required::<f64>("factor").unwrap(), 8.0);
     assert_eq!(
         scaling.finish().unwrap_err().to_string(),
-        "`config.json` has fields of unknown meaning: `rope_scaling.rope_type`"
+        "`config.json` has fields of unknown meaning: `rope_scaling.rope_type` = \"llama3\""
     );
     fields.finish().unwrap();
 }
@@ -255,7 +255,7 @@ fn a_field_that_does_not_fit_is_named_with_its_value() {
     `num_layers` is missing in `config.json`
     `hidden_act` of `config.json` is `"gelu"` but only `"silu"` is supported
     `rope_scaling` must be a table of fields
-    `config.json` has fields of unknown meaning: `x`, `y`
+    `config.json` has fields of unknown meaning: `x` = 0, `y` = 0
     `config.json` must be a table of fields
     "#);
 }

@@ -157,11 +157,16 @@ pub enum HfError {
         supported: String,
     },
     /// Fields that nobody read: each may change the mathematics.
-    #[error("`config.json` has fields of unknown meaning: `{}`", fields.join("`, `"))]
+    #[error("`config.json` has fields of unknown meaning: {}", named(fields))]
     UnknownFields {
-        /// The fields.
-        fields: Vec<String>,
+        /// The fields and their values.
+        fields: Vec<(String, String)>,
     },
+}
+
+fn named(fields: &[(String, String)]) -> String {
+    let name = |(field, value): &(String, String)| format!("`{field}` = {value}");
+    fields.iter().map(name).collect::<Vec<_>>().join(", ")
 }
 
 impl HfError {

@@ -3,8 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../tests/support/tolerance.rs"]
+#[path = "../../../tests/support/tolerance.rs"]
 mod tolerance;
+
+mod fields;
+mod variants;
 
 use std::path::{Path, PathBuf};
 use tolerance::MODEL;
@@ -12,12 +15,12 @@ use tolerance::MODEL;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use dream_models::check_hf_tensors;
 use dream_models::llama3::{
-    Flavor, Llama3Config, Llama3Shape, TokenLayout, hf_weights, is_redundant_hf_tensor,
+    Llama3Config, Llama3Shape, TokenLayout, hf_weights, is_redundant_hf_tensor,
 };
 use dream_trainer::checkpoint::Block;
 use dream_trainer::checkpoint::hf::{HfDirectory, HfError};
 use dream_trainer::nn::{Scope, assign_values};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/llama_hf").join(name)
@@ -110,99 +113,4 @@ fn folder_of_another_shape_is_refused() {
     );
     let untied = Llama3Shape { tied_embeddings: false, ..shape };
     assert!(check(&untied).contains("lm_head.weight"), "{}", check(&untied));
-}
-
-/// A config like Llama 3.1 8B's, with one field changed; `null` takes it away.
-fn config_with(field: &str, value: Value) -> Value {
-    let mut config = json!({
-        "architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
-        "bos_token_id": 128_000, "eos_token_id": [128_001, 128_008], "hidden_act": "silu",
-        "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
-        "max_position_embeddings": 131_072, "mlp_bias": false, "model_type": "llama",
-        "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
-        "pretraining_tp": 1, "rms_norm_eps": 1e-5, "rope_theta": 500_000.0,
-        "rope_scaling": {
-            "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-            "original_max_position_embeddings": 8192, "rope_type": "llama3"
-        },
-        "tie_word_embeddings": false, "torch_dtype": "bfloat16", "transformers_version": "4.43.0",
-        "use_cache": true, "vocab_size": 128_256
-    });
-    config[field] = value;
-    config
-}
-
-#[test]
-fn config_of_a_published_model_is_its_flavor() {
-    let config = config_with("rope_interleaved", Value::Null);
-    let shape = Llama3Shape::from_hf(&config).unwrap();
-    assert_eq!(shape, Llama3Shape::flavor(Flavor::B8));
-}
-
-#[test]
-fn absent_fields_take_the_defaults_of_the_format() {
-    type Read = fn(&Llama3Shape) -> f64;
-    let rows: [(&str, Read, f64); 7] = [
-        ("num_key_value_heads", |shape| shape.num_kv_heads as f64, 32.0),
-        ("head_dim", |shape| shape.head_dim as f64, 128.0),
-        ("rms_norm_eps", |shape| shape.norm_eps, 1e-6),
-        ("rope_theta", |shape| shape.rope_theta, 10_000.0),
-        ("max_position_embeddings", |shape| shape.max_seq_len as f64, 2048.0),
-        ("tie_word_embeddings", |shape| f64::from(u8::from(shape.tied_embeddings)), 0.0),
-        ("rope_scaling", |shape| f64::from(u8::from(shape.rope_scaling.is_some())), 0.0),
-    ];
-    for (field, read, expected) in rows {
-        let shape = Llama3Shape::from_hf(&config_with(field, Value::Null)).unwrap();
-        assert_eq!(read(&shape), expected, "{field}");
-    }
-}
-
-#[test]
-fn fields_that_change_the_mathematics_are_refused() {
-    let rope = |kind: &str| json!({ "rope_type": kind, "factor": 2.0 });
-    let rows = [
-        ("model_type", json!("mistral")),
-        ("model_type", Value::Null),
-        ("architectures", json!(["LlamaForSequenceClassification"])),
-        ("hidden_act", json!("gelu")),
-        ("attention_bias", json!(true)),
-        ("mlp_bias", json!(true)),
-        ("attention_dropout", json!(0.1)),
-        ("pretraining_tp", json!(2)),
-        ("hidden_size", Value::Null),
-        ("hidden_size", json!("4096")),
-        ("hidden_size", json!(4100)),
-        ("num_attention_heads", json!(0)),
-        ("num_key_value_heads", json!(5)),
-        ("head_dim", json!(3)),
-        ("rms_norm_eps", json!(-1.0)),
-        ("vocab_size", json!(-3)),
-        ("rope_scaling", rope("linear")),
-        ("rope_scaling", rope("dynamic")),
-        ("rope_scaling", rope("yarn")),
-        ("rope_scaling", rope("llama3")),
-        ("rope_scaling", rope("default")),
-        ("rope_scaling", json!({ "type": "linear", "factor": 2.0 })),
-        ("rope_scaling", json!([8.0])),
-        ("rope_parameters", json!({ "rope_type": "default", "rope_theta": 1e4 })),
-        ("sliding_window", json!(4096)),
-        ("partial_rotary_factor", json!(0.5)),
-        ("quantization_config", json!({ "bits": 4 })),
-        ("embedding_multiplier", json!(12.0)),
-        ("final_logit_softcapping", json!(30.0)),
-        ("layer_types", json!(["full_attention"])),
-        ("num_local_experts", json!(8)),
-        ("some_future_field", json!(true)),
-    ];
-    let messages = rows.map(|(field, value)| {
-        let shown = format!("{field} = {value}");
-        match Llama3Shape::from_hf(&config_with(field, value)) {
-            Ok(_) => panic!("{shown} was accepted"),
-            Err(error) => match std::error::Error::source(&error) {
-                Some(source) => format!("{shown}: {error}: {source}"),
-                None => format!("{shown}: {error}"),
-            },
-        }
-    });
-    insta::assert_snapshot!(messages.join("\n"));
 }
