@@ -39,6 +39,17 @@ fn split_matrices_take_the_steps_of_whole_ones() {
 }
 
 #[test]
+fn copies_of_a_matrix_take_the_step_of_one() {
+    let reference = losses(&[]);
+    let split = losses(&["device_parameters.world_size=4", "device_parameters.tensor_parallel=4"]);
+    for (step, (a, b)) in reference.iter().zip(&split).enumerate() {
+        let tolerance = if step == 0 { 1e-6 } else { 1e-5 };
+        close(a.0, b.0, tolerance, &format!("loss of step {}", step + 1));
+        close(a.1, b.1, tolerance, &format!("gradient norm of step {}", step + 1));
+    }
+}
+
+#[test]
 fn a_recipe_without_hidden_matrices_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mlp = r#"

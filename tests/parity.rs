@@ -141,6 +141,57 @@ fn split_matrices_give_the_single_rank_run() {
 }
 
 #[test]
+fn copies_of_key_value_heads_give_the_single_rank_run() {
+    let rest = ["training_parameters.steps=5", "optimizer.name=sgd", "optimizer.lr=1e-2"];
+    let biases = ["model.attention_bias=true", "model.mlp_bias=true"];
+    // Key-value heads, and meshes with more tensor-parallel ranks than that.
+    let two: [&[&str]; 6] = [
+        &["world_size=4", "tensor_parallel=4"],
+        &["world_size=4", "tensor_parallel=4", "sequence_parallel=false"],
+        &["world_size=4", "tensor_parallel=4", "loss_parallel=false"],
+        &["world_size=4", "tensor_parallel=4", "async_tensor_parallel=true"],
+        &["world_size=8", "tensor_parallel=4", "preset=fsdp"],
+        &["world_size=8", "tensor_parallel=4", "dp_replicate=2"],
+    ];
+    let one: [&[&str]; 6] = [
+        &["world_size=2", "tensor_parallel=2"],
+        &["world_size=2", "tensor_parallel=2", "sequence_parallel=false"],
+        &["world_size=2", "tensor_parallel=2", "async_tensor_parallel=true"],
+        &["world_size=4", "tensor_parallel=4"],
+        &["world_size=4", "tensor_parallel=2", "preset=fsdp", "activation_checkpointing=full"],
+        &["world_size=8", "tensor_parallel=2", "preset=hsdp", "dp_shard=2"],
+    ];
+    for (heads, meshes) in [("model.num_kv_heads=2", two), ("model.num_kv_heads=1", one)] {
+        for biases in [&[][..], &biases] {
+            let common = [&[heads], &rest[..], biases].concat();
+            let reference = losses(&common);
+            for mesh in meshes {
+                let mesh: Vec<String> =
+                    mesh.iter().map(|set| format!("device_parameters.{set}")).collect();
+                let sets = common.iter().copied().chain(mesh.iter().map(String::as_str));
+                check_split(&reference, &sets.collect::<Vec<_>>());
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_that_ranks_can_neither_split_nor_share_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let sets = [
+        "model.num_heads=12",
+        "model.head_dim=8",
+        "model.num_kv_heads=6",
+        "device_parameters.world_size=4",
+        "device_parameters.tensor_parallel=4",
+    ];
+    let refused = Run::new(folder.path(), TINY).with(&sets).go().unwrap_err();
+    let expected =
+        "`num_kv_heads` is 6 but must be a multiple or a divisor of the tensor-parallel degree 4";
+    assert!(refused.contains(expected), "{refused}");
+}
+
+#[test]
 fn sharded_parameters_give_the_single_rank_run() {
     let five = "training_parameters.steps=5";
     let optimizer = ["optimizer.name=sgd", "optimizer.lr=1e-2"];

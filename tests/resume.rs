@@ -158,3 +158,25 @@ fn shards_continue_bit_exactly_and_load_on_other_meshes() {
         );
     }
 }
+
+#[test]
+fn copies_of_key_value_heads_are_saved_once_and_load_on_other_meshes() {
+    let model = ["model.num_kv_heads=2", "model.attention_bias=true"];
+    let sets = [&CHECKPOINTS[..], &model].concat();
+    let four = ["device_parameters.tensor_parallel=4", "device_parameters.world_size=4"];
+    let one = ["device_parameters.world_size=1"];
+    check_resume(&[&model[..], &four].concat(), true);
+    let whole = tempfile::tempdir().unwrap();
+    let (_, reference) = Run::new(whole.path(), TINY).with(&sets).go().unwrap();
+    for (saved, loaded) in [(&four[..], &one[..]), (&one, &four)] {
+        let folder = tempfile::tempdir().unwrap();
+        Run::new(folder.path(), TINY).with(&sets).with(saved).stopping_after(3).go().unwrap();
+        let (outcome, seen) = Run::new(folder.path(), TINY).with(&sets).with(loaded).go().unwrap();
+        assert_eq!(outcome.step, 6);
+        for (a, b) in seen.steps.iter().zip(&reference.steps[3..]) {
+            let what = format!("after a checkpoint of {saved:?} on {loaded:?}, step {}", a.step);
+            support::close(a.loss, b.loss, support::tolerance::LATER_STEP, &what);
+            support::close(a.grad_norm, b.grad_norm, support::tolerance::LATER_STEP, &what);
+        }
+    }
+}

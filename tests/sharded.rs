@@ -98,6 +98,27 @@ fn sharded_runs_have_the_gradients_of_one_rank() {
 }
 
 #[test]
+fn copies_of_key_value_heads_have_the_gradients_of_one_rank() {
+    let meshes: [(&str, &[&str]); 5] = [
+        ("model.num_kv_heads=2", &["tensor_parallel=4", "world_size=4"]),
+        ("model.num_kv_heads=2", &["tensor_parallel=4", "world_size=8", "preset=fsdp"]),
+        ("model.num_kv_heads=1", &["tensor_parallel=2", "world_size=2"]),
+        ("model.num_kv_heads=1", &["tensor_parallel=2", "world_size=4", "preset=fsdp"]),
+        ("model.num_kv_heads=1", &["tensor_parallel=2", "world_size=4", "dp_replicate=2"]),
+    ];
+    let biases = "model.attention_bias=true";
+    for heads in ["model.num_kv_heads=2", "model.num_kv_heads=1"] {
+        let reference = train(&[heads, biases]);
+        for (_, mesh) in meshes.iter().filter(|(of, _)| *of == heads) {
+            let mesh: Vec<String> =
+                mesh.iter().map(|set| format!("device_parameters.{set}")).collect();
+            let sets = [heads, biases].into_iter().chain(mesh.iter().map(String::as_str));
+            check(&reference, &sets.collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
 fn accumulated_gradients_are_those_of_one_rank() {
     let reference = train(&[]);
     let fsdp = ["device_parameters.preset=fsdp", "device_parameters.world_size=2"];

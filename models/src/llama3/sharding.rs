@@ -25,7 +25,10 @@ use super::Llama3Shape;
 pub fn plan(shape: &Llama3Shape, options: TensorParallelOptions) -> Plan {
     let between = if options.sequence_parallel { SEQUENCE } else { Placement::Replicate };
     let enter = PrepareModuleInput { input: between, desired: Placement::Replicate };
-    let heads = |key, count| ColwiseParallel::default().in_units(key, count);
+    let queries = ColwiseParallel::default().in_units("num_heads", shape.num_heads);
+    // Where there are more ranks than key-value heads, ranks whose query heads read the same one
+    // hold a copy of it each.
+    let keys = ColwiseParallel::default().in_shared_units("num_kv_heads", shape.num_kv_heads);
     let leave = RowwiseParallel::default().with_output(between);
     let vocabulary = VocabParallel::default()
         .with_output(between)
@@ -34,9 +37,9 @@ pub fn plan(shape: &Llama3Shape, options: TensorParallelOptions) -> Plan {
     let mut plan = Plan::new()
         .style("tok_embeddings", vocabulary)
         .style("layers.*.attention", enter)
-        .style("layers.*.attention.wq", heads("num_heads", shape.num_heads))
-        .style("layers.*.attention.wk", heads("num_kv_heads", shape.num_kv_heads))
-        .style("layers.*.attention.wv", heads("num_kv_heads", shape.num_kv_heads))
+        .style("layers.*.attention.wq", queries)
+        .style("layers.*.attention.wk", keys)
+        .style("layers.*.attention.wv", keys)
         .style("layers.*.attention.wo", leave.in_units("num_heads", shape.num_heads))
         .style("layers.*.feed_forward", enter)
         .style("layers.*.feed_forward.w1", ColwiseParallel::default())

@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use dream_models::llama3::Llama3;
 use dream_trainer::mesh::Axis;
 use dream_trainer::nn::Scope;
 use dream_trainer::tensor_parallel::{TensorParallel, TensorParallelOptions};
 
 use crate::harness::device;
-use crate::subject::{BATCH, SEQUENCE, Setting, Subject, batch, llama3_config, on_ranks, train};
+use crate::subject::{
+    BATCH, Llama, SEQUENCE, Setting, Subject, batch, llama3_config, on_ranks, train,
+};
 
 /// Calls and bytes of one training step on the tensor-parallel axis.
 fn count(tp: usize, options: TensorParallelOptions) -> BTreeMap<&'static str, (u64, u64)> {
-    let run = train::<Llama3>(Setting { dp: 1, tp, options }, 1).remove(0);
+    let run = train::<Llama>(Setting { dp: 1, tp, options }, 1).remove(0);
     let counters = run.comm.group(Axis::Tp).counters().snapshot();
     counters.into_iter().map(|(name, count)| (name, (count.calls, count.bytes))).collect()
 }
@@ -64,8 +65,8 @@ fn by_direction(tp: usize, options: TensorParallelOptions) -> [Used; 2] {
     let setting = Setting { dp: 1, tp, options };
     on_ranks(setting, |comm| {
         let (scope, group) = (Scope::root(device(), 7), comm.group(Axis::Tp));
-        let model = Llama3::build(&scope);
-        let plan = model.plan(options);
+        let model = Llama::build(&scope);
+        let plan = Llama::plan(&model, options);
         let model = TensorParallel::new(scope, group.clone(), options)
             .parallelize(model, &plan)
             .expect("the plan fits");
@@ -75,7 +76,7 @@ fn by_direction(tp: usize, options: TensorParallelOptions) -> [Used; 2] {
             group.counters().reset();
             used.into_iter().map(|(name, count)| (name, (count.calls, count.bytes))).collect()
         };
-        let loss = model.loss(tokens, labels);
+        let loss = Llama::loss(&model, tokens, labels);
         let forward = take();
         loss.backward();
         [forward, take()]

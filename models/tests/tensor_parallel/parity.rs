@@ -1,14 +1,15 @@
 //! Five steps of training are the same on every mesh.
 
-use dream_models::gpt2::Gpt2;
-use dream_models::llama3::Llama3;
 use dream_trainer::tensor_parallel::TensorParallelOptions;
 
 use crate::harness::{assemble, assert_close, assert_gradients};
-use crate::subject::{STEPS, Setting, Subject, train};
+use crate::subject::{Gpt, Llama, STEPS, Setting, SharedKeys, Subject, train};
 use crate::tolerance::{FIRST_STEP, LATER_STEP, MODEL};
 
-fn check<S: Subject>() {
+/// Ranks along `tp` and `dp`.
+const MESHES: [(usize, usize); 7] = [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1)];
+
+fn check<S: Subject>(meshes: &[(usize, usize)]) {
     let mut dense = train::<S>(Setting::dense(), STEPS);
     let dense = dense.remove(0);
     assert!(
@@ -25,8 +26,7 @@ fn check<S: Subject>() {
         (true, true, false),
         (true, true, true),
     ];
-    let meshes = [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1), (4, 2), (8, 1)];
-    for (tp, dp) in meshes {
+    for &(tp, dp) in meshes {
         // Eight ranks take their time on a few cores: two modes are enough.
         let modes = if tp * dp == 8 { &modes[3..] } else { &modes[..] };
         for &(sequence_parallel, loss_parallel, overlap) in modes {
@@ -51,10 +51,15 @@ fn check<S: Subject>() {
 
 #[test]
 fn llama3_trains_alike_on_every_mesh() {
-    check::<Llama3>();
+    check::<Llama>(&MESHES);
 }
 
 #[test]
 fn gpt2_trains_alike_on_every_mesh() {
-    check::<Gpt2>();
+    check::<Gpt>(&MESHES);
+}
+
+#[test]
+fn ranks_that_share_key_value_heads_train_as_one_does() {
+    check::<SharedKeys>(&[(2, 1), (4, 1), (4, 2), (8, 1)]);
 }

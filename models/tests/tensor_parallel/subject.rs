@@ -21,15 +21,25 @@ pub(crate) const STEPS: usize = 5;
 pub(crate) const VOCABULARY: usize = 61;
 
 /// A model and how it is built.
-pub(crate) trait Subject: Module {
+pub(crate) trait Subject {
+    type Model: Module;
     const NAME: &'static str;
     /// Learning rate that moves the loss without leaving the region where differences stay small.
     const RATE: f64;
-    fn build(scope: &Scope) -> Self;
-    fn plan(&self, options: TensorParallelOptions) -> Plan;
+    fn build(scope: &Scope) -> Self::Model;
+    fn plan(model: &Self::Model, options: TensorParallelOptions) -> Plan;
     /// The sum over the labels that count.
-    fn loss(&self, tokens: Tensor<2, Int>, labels: Tensor<2, Int>) -> Tensor<1>;
+    fn loss(model: &Self::Model, tokens: Tensor<2, Int>, labels: Tensor<2, Int>) -> Tensor<1>;
 }
+
+/// A Llama with eight key-value heads.
+pub(crate) struct Llama;
+
+/// A Llama with two key-value heads, which more ranks share, and biases.
+pub(crate) struct SharedKeys;
+
+/// A GPT-2.
+pub(crate) struct Gpt;
 
 pub(crate) fn llama3_config() -> Llama3Config {
     Llama3Config {
@@ -44,29 +54,56 @@ pub(crate) fn llama3_config() -> Llama3Config {
     }
 }
 
-impl Subject for Llama3 {
+impl Subject for Llama {
+    type Model = Llama3;
     const NAME: &'static str = "llama3";
     const RATE: f64 = 0.5;
 
-    fn build(scope: &Scope) -> Self {
+    fn build(scope: &Scope) -> Llama3 {
         llama3_config().resolve().expect("a small shape").init(scope)
     }
 
-    fn plan(&self, options: TensorParallelOptions) -> Plan {
-        llama3::plan(self.shape(), options)
+    fn plan(model: &Llama3, options: TensorParallelOptions) -> Plan {
+        llama3::plan(model.shape(), options)
     }
 
-    fn loss(&self, tokens: Tensor<2, Int>, labels: Tensor<2, Int>) -> Tensor<1> {
-        let hidden = self.forward(tokens, &TokenLayout::default());
-        self.head_weight().expect("a whole model").cross_entropy(hidden, labels)
+    fn loss(model: &Llama3, tokens: Tensor<2, Int>, labels: Tensor<2, Int>) -> Tensor<1> {
+        let hidden = model.forward(tokens, &TokenLayout::default());
+        model.head_weight().expect("a whole model").cross_entropy(hidden, labels)
     }
 }
 
-impl Subject for Gpt2 {
+impl Subject for SharedKeys {
+    type Model = Llama3;
+    const NAME: &'static str = "llama3 with shared key-value heads";
+    const RATE: f64 = Llama::RATE;
+
+    fn build(scope: &Scope) -> Llama3 {
+        let config = Llama3Config {
+            num_heads: Some(8),
+            num_kv_heads: Some(2),
+            attention_bias: Some(true),
+            mlp_bias: Some(true),
+            ..llama3_config()
+        };
+        config.resolve().expect("a small shape").init(scope)
+    }
+
+    fn plan(model: &Llama3, options: TensorParallelOptions) -> Plan {
+        Llama::plan(model, options)
+    }
+
+    fn loss(model: &Llama3, tokens: Tensor<2, Int>, labels: Tensor<2, Int>) -> Tensor<1> {
+        Llama::loss(model, tokens, labels)
+    }
+}
+
+impl Subject for Gpt {
+    type Model = Gpt2;
     const NAME: &'static str = "gpt2";
     const RATE: f64 = 0.1;
 
-    fn build(scope: &Scope) -> Self {
+    fn build(scope: &Scope) -> Gpt2 {
         let config = Gpt2Config {
             vocab_size: VOCABULARY,
             max_seq_len: 32,
@@ -79,13 +116,13 @@ impl Subject for Gpt2 {
         config.resolve().expect("a small shape").init(scope)
     }
 
-    fn plan(&self, options: TensorParallelOptions) -> Plan {
-        gpt2::plan(self.shape(), options)
+    fn plan(model: &Gpt2, options: TensorParallelOptions) -> Plan {
+        gpt2::plan(model.shape(), options)
     }
 
-    fn loss(&self, tokens: Tensor<2, Int>, labels: Tensor<2, Int>) -> Tensor<1> {
-        let hidden = self.forward(tokens);
-        self.head_weight().expect("a whole model").cross_entropy(hidden, labels)
+    fn loss(model: &Gpt2, tokens: Tensor<2, Int>, labels: Tensor<2, Int>) -> Tensor<1> {
+        let hidden = model.forward(tokens);
+        model.head_weight().expect("a whole model").cross_entropy(hidden, labels)
     }
 }
 
@@ -168,7 +205,7 @@ pub(crate) fn on_ranks<R: Send>(setting: Setting, run: impl Fn(MeshComm) -> R + 
 fn train_rank<S: Subject>(setting: Setting, steps: usize, comm: MeshComm) -> Run {
     let scope = Scope::root(device(), 7);
     let model = S::build(&scope);
-    let plan = model.plan(setting.options);
+    let plan = S::plan(&model, setting.options);
     let tensor_parallel = TensorParallel::new(scope.clone(), comm.group(Axis::Tp), setting.options);
     let mut model = tensor_parallel.parallelize(model, &plan).expect("the plan fits");
     let dp = comm.group(AxisSet::LOSS);
@@ -176,7 +213,7 @@ fn train_rank<S: Subject>(setting: Setting, steps: usize, comm: MeshComm) -> Run
     let [tokens, labels] = batch(dp.rank() * rows..(dp.rank() + 1) * rows, &device().inner());
     let (targets, mut losses, mut first) = (num_targets(), Vec::new(), None);
     for _ in 0..steps {
-        let loss = model.loss(tokens.clone(), labels.clone()) * (1.0 / targets);
+        let loss = S::loss(&model, tokens.clone(), labels.clone()) * (1.0 / targets);
         let mut value = [read(loss.clone())[0]];
         dp.all_reduce_scalars(&mut value, ReduceOp::Sum).expect("the ranks are alive");
         losses.push(value[0]);
@@ -190,7 +227,7 @@ fn train_rank<S: Subject>(setting: Setting, steps: usize, comm: MeshComm) -> Run
         };
         let mut gradients = local.iter().map(|piece| (piece.path.clone(), tensor(piece))).collect();
         first.get_or_insert(local);
-        reduce(&model, &scope, &comm, &mut gradients);
+        reduce::<S>(&model, &scope, &comm, &mut gradients);
         model = map_values(model, |entry, value| {
             Ok::<_, std::convert::Infallible>(
                 value - gradients.remove(&entry.path).expect("a gradient") * S::RATE,
@@ -204,7 +241,7 @@ fn train_rank<S: Subject>(setting: Setting, steps: usize, comm: MeshComm) -> Run
 /// Sums gradients over the data-parallel ranks, and over those on which a layout says they are
 /// terms.
 fn reduce<S: Subject>(
-    model: &S,
+    model: &S::Model,
     scope: &Scope,
     comm: &MeshComm,
     gradients: &mut BTreeMap<String, Tensor<1>>,
@@ -216,12 +253,15 @@ fn reduce<S: Subject>(
         Tensor::from_data(data, &device)
     };
     for entry in parameters(model) {
-        let partial = scope.spec(entry.id).expect("made under the scope").layout.partial_gradient;
+        let layout = scope.spec(entry.id).expect("made under the scope").layout;
         let mut gradient = gradients.remove(&entry.path).expect("a gradient");
-        for axes in [partial, AxisSet::LOSS] {
+        for axes in [layout.partial_gradient, AxisSet::LOSS] {
             if comm.mesh().size(axes) > 1 {
                 gradient = sum(gradient, &comm.group(axes));
             }
+        }
+        if let Some(copies) = layout.copies {
+            gradient = sum(gradient, &comm.neighbors(copies).expect("the ranks are alive"));
         }
         gradients.insert(entry.path, gradient);
     }

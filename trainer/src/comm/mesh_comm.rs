@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::{CommError, Fabric, GroupFamily, OpCount, ProcessGroup};
-use crate::mesh::{Axis, AxisSet, Coordinate, DeviceMesh};
+use crate::mesh::{Axis, AxisSet, Coordinate, DeviceMesh, Neighbors};
 
 /// Gives one rank the group of any set of mesh axes.
 ///
@@ -22,7 +22,14 @@ struct Inner {
     fabric: Arc<dyn Fabric>,
     mesh: DeviceMesh,
     rank: usize,
-    groups: Mutex<BTreeMap<AxisSet, ProcessGroup>>,
+    groups: Mutex<BTreeMap<Which, ProcessGroup>>,
+}
+
+/// What the members of a group have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Which {
+    Axes(AxisSet),
+    Neighbors(Neighbors),
 }
 
 impl MeshComm {
@@ -70,7 +77,39 @@ impl MeshComm {
     pub fn group(&self, axes: impl Into<AxisSet>) -> ProcessGroup {
         let axes = axes.into();
         let mut groups = self.inner.groups.lock().unwrap_or_else(PoisonError::into_inner);
-        groups.entry(axes).or_insert_with(|| self.inner.make(axes)).clone()
+        let make = || self.inner.make(&axes.to_string(), &self.inner.mesh.group(self.rank(), axes));
+        groups.entry(Which::Axes(axes)).or_insert_with(make).clone()
+    }
+
+    /// Returns the group of the neighbors of this rank along an axis.
+    ///
+    /// # Communication
+    ///
+    /// The first call is one of all ranks at the same time, see [`Fabric::prepare`]; later ones
+    /// are none.
+    ///
+    /// # Errors
+    ///
+    /// Ranks that did not come in time.
+    ///
+    /// # Panics
+    ///
+    /// If the count does not divide the axis.
+    pub fn neighbors(&self, neighbors: Neighbors) -> Result<ProcessGroup, CommError> {
+        let Inner { fabric, mesh, rank, groups } = &*self.inner;
+        if neighbors.count == mesh.size(neighbors.axis) {
+            return Ok(self.group(neighbors.axis));
+        }
+        let which = Which::Neighbors(neighbors);
+        if let Some(group) = groups.lock().unwrap_or_else(PoisonError::into_inner).get(&which) {
+            return Ok(group.clone());
+        }
+        let name = neighbors.to_string();
+        let groups_of_all = mesh.all_neighbors(neighbors);
+        fabric.prepare(&[GroupFamily { name: name.clone(), groups: groups_of_all }])?;
+        let group = self.inner.make(&name, &mesh.neighbors(*rank, neighbors));
+        groups.lock().unwrap_or_else(PoisonError::into_inner).insert(which, group.clone());
+        Ok(group)
     }
 
     /// Returns what this rank communicated so far, by group and operation.
@@ -107,11 +146,10 @@ fn families(mesh: &DeviceMesh) -> Vec<GroupFamily> {
 }
 
 impl Inner {
-    fn make(&self, axes: AxisSet) -> ProcessGroup {
-        let members = self.mesh.group(self.rank, axes);
+    fn make(&self, name: &str, members: &[usize]) -> ProcessGroup {
         let label = |rank: &usize| format!("rank {rank} ({})", self.mesh.coordinate(*rank));
         let labels = members.iter().map(label).collect();
-        let group = self.fabric.group(self.rank, &axes.to_string(), &members, labels);
+        let group = self.fabric.group(self.rank, name, members, labels);
         group.expect("a mesh of the fabric's size only names its ranks, each once")
     }
 }

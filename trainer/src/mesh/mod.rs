@@ -10,6 +10,7 @@
 //! | `order` | which axis varies slowest ([`MeshOrder`]) |
 //! | `degree` | what a configuration declares, `"auto"` included, and what it resolves to |
 //! | `device_mesh`, `coordinate` | rank to coordinate and back, group members |
+//! | `neighbors` | groups of ranks next to each other along one axis |
 //! | `nodes` | which groups leave a node |
 //! | `shapes` | which shapes a world size allows |
 //! | `placement`, `layout` | how a tensor lies on the mesh, and which block of it a rank holds |
@@ -20,6 +21,7 @@ mod degree;
 mod device_mesh;
 mod error;
 mod layout;
+mod neighbors;
 mod nodes;
 mod order;
 mod placement;
@@ -31,6 +33,7 @@ pub use degree::{Degree, Degrees};
 pub use device_mesh::DeviceMesh;
 pub use error::MeshError;
 pub use layout::{Block, exact_div, local_block, local_shape, shard_of, shard_range};
+pub use neighbors::Neighbors;
 pub use nodes::Nodes;
 pub use order::MeshOrder;
 pub use placement::{Placement, ReduceKind};

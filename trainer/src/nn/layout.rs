@@ -1,6 +1,6 @@
 //! How the local value of a parameter lies in the global one.
 
-use crate::mesh::{AxisSet, Block, Placement};
+use crate::mesh::{AxisSet, Block, DeviceMesh, Neighbors, Placement};
 
 /// Which block of a parameter this rank holds, and how its gradient is to be summed.
 ///
@@ -14,6 +14,9 @@ pub struct ParamLayout {
     /// Axes, besides those of data parallelism, over which the local gradient is one term of a sum:
     /// the parameter is replicated there, but each rank applied it to tokens of its own.
     pub partial_gradient: AxisSet,
+    /// Neighbors that hold the same block of an axis that splits the parameter into fewer parts than
+    /// it has ranks. Each uses its copy for other outputs, so their gradients are terms of a sum.
+    pub copies: Option<Neighbors>,
     /// The block held here, in global coordinates.
     pub block: Block,
 }
@@ -24,6 +27,7 @@ impl ParamLayout {
         Self {
             placements: Vec::new(),
             partial_gradient: AxisSet::EMPTY,
+            copies: None,
             block: Block::whole(shape),
         }
     }
@@ -53,8 +57,36 @@ impl ParamLayout {
         self
     }
 
+    /// Marks the block as one of which each of these neighbors holds a copy.
+    #[must_use]
+    pub fn with_copies(mut self, copies: Neighbors) -> Self {
+        self.copies = Some(copies);
+        self
+    }
+
+    /// Tells whether `rank` is the one of those with copies of a block whose copy counts: in norms,
+    /// in checkpoints.
+    pub fn is_first_copy(&self, mesh: &DeviceMesh, rank: usize) -> bool {
+        self.copies
+            .is_none_or(|copies| mesh.axis_rank(rank, copies.axis).is_multiple_of(copies.count))
+    }
+
+    /// Returns the block that `rank` holds of this parameter, whose global shape is `shape`.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such rank or dimension.
+    pub fn block_of(&self, mesh: &DeviceMesh, rank: usize, shape: &[usize]) -> Block {
+        self.placements.iter().fold(Block::whole(shape), |block, (axes, placement)| {
+            let Placement::Shard(dim) = placement else { return block };
+            let copies = self.copies.filter(|copies| *axes == AxisSet::from(copies.axis));
+            let copies = copies.map_or(1, |copies| copies.count);
+            block.shard(*dim, mesh.size(*axes) / copies, mesh.axis_rank(rank, *axes) / copies)
+        })
+    }
+
     /// Returns the axes over which the parameter is split: its squares and its elements add up over
-    /// them, and over no others.
+    /// them, and over no others. Of neighbors with copies only the first counts.
     pub fn sharded_axes(&self) -> AxisSet {
         let sharded = self
             .placements

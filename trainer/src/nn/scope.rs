@@ -9,7 +9,7 @@ use burn::tensor::{Device, Shape, Tensor, TensorData};
 use super::style::{LayerEntry, LayerKind, StyleSlot};
 use super::traverse::takes_gradients;
 use super::{Initializer, ParamLayout};
-use crate::mesh::AxisSet;
+use crate::mesh::{AxisSet, Neighbors};
 
 /// How a parameter gets its first value.
 #[derive(Debug, Clone, PartialEq)]
@@ -198,6 +198,18 @@ impl Scope {
         let mut register = self.register();
         let spec = register.specs.get_mut(&id.val()).ok_or(UnknownParam { id })?;
         spec.layout = spec.layout.clone().with_partial_gradient(axes);
+        Ok(())
+    }
+
+    /// Marks the block of the parameter `id` as one of which these neighbors hold copies.
+    ///
+    /// # Errors
+    ///
+    /// The parameter was made elsewhere.
+    pub fn mark_copies(&self, id: ParamId, copies: Neighbors) -> Result<(), UnknownParam> {
+        let mut register = self.register();
+        let spec = register.specs.get_mut(&id.val()).ok_or(UnknownParam { id })?;
+        spec.layout = spec.layout.clone().with_copies(copies);
         Ok(())
     }
 

@@ -59,6 +59,18 @@ pub enum TensorParallelError {
         /// Number of ranks.
         degree: usize,
     },
+    /// Units that ranks may share, of which neither several fit on a rank nor one on several.
+    #[error(
+        "`{what}` is {size} but must be a multiple or a divisor of the tensor-parallel degree {degree}"
+    )]
+    IndivisibleEitherWay {
+        /// Configuration key.
+        what: String,
+        /// Its value.
+        size: usize,
+        /// Number of ranks.
+        degree: usize,
+    },
     /// Units that do not make up the dimension.
     #[error(
         "dimension {dim} of `{path}` is {size}, which does not consist of `{key}` = {units} equal units"

@@ -10,7 +10,7 @@ use super::layer::StyledLayer;
 use super::resolve::resolve;
 use super::{LayerPlacement, ParamPlacement, Plan, ResolvedPlan, TensorParallelError};
 use crate::comm::ProcessGroup;
-use crate::mesh::{Axis, Placement};
+use crate::mesh::{Axis, Neighbors, Placement};
 use crate::nn::{self, LayerKind, MapParam, Scope};
 
 /// What plans choose by.
@@ -168,13 +168,17 @@ impl MapParam<TensorParallelError> for Sharder<'_> {
         if place.partial_gradient {
             self.scope.mark_partial_gradient(param.id, Axis::Tp)?;
         }
+        if place.copies > 1 {
+            let copies = Neighbors { axis: Axis::Tp, count: place.copies };
+            self.scope.mark_copies(param.id, copies)?;
+        }
         Ok(match place.placement {
             Placement::Shard(dim) => self.scope.shard_param(
                 param,
                 Axis::Tp,
                 dim,
-                self.group.size(),
-                self.group.rank(),
+                self.group.size() / place.copies,
+                self.group.rank() / place.copies,
             )?,
             Placement::Replicate | Placement::Partial(_) => param,
         })

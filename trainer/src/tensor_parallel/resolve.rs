@@ -21,6 +21,9 @@ pub struct ParamPlacement {
     pub placement: Placement,
     /// Whether the gradient is a term per rank although the parameter is whole.
     pub partial_gradient: bool,
+    /// Neighboring ranks that hold the same part, whose gradients are terms; 1 where each rank has
+    /// a part of its own.
+    pub copies: usize,
 }
 
 impl ParamPlacement {
@@ -28,7 +31,7 @@ impl ParamPlacement {
     pub fn local_shape(&self, degree: usize, index: usize) -> Vec<usize> {
         let mut shape = self.shape.clone();
         if let Placement::Shard(dim) = self.placement {
-            shape[dim] = shard_range(shape[dim], degree, index).len();
+            shape[dim] = shard_range(shape[dim], degree / self.copies, index / self.copies).len();
         }
         shape
     }
@@ -171,6 +174,7 @@ fn uncovered(
             shape: spec.shape.clone(),
             placement: Placement::Replicate,
             partial_gradient: false,
+            copies: 1,
         });
     }
     Ok(replicated)
@@ -199,17 +203,21 @@ impl Layer<'_> {
             };
             let Some(spec) = specs.get(&path) else { continue };
             let (placement, partial_gradient) = self.placement(name)?;
+            let (shape, copies) = (spec.shape.clone(), self.copies());
             if let Placement::Shard(dim) = placement {
-                self.check_split(&path, dim, spec.shape[dim])?;
+                self.check_split(&path, dim, shape[dim])?;
             }
-            params.push(ParamPlacement {
-                path,
-                shape: spec.shape.clone(),
-                placement,
-                partial_gradient,
-            });
+            params.push(ParamPlacement { path, shape, placement, partial_gradient, copies });
         }
         Ok(params)
+    }
+
+    /// Returns how many ranks hold each part of the parameters.
+    fn copies(&self) -> usize {
+        match self.style {
+            Style::Colwise(style) => style.copies(self.degree),
+            _ => 1,
+        }
     }
 
     /// Returns where a parameter goes and whether its gradient is a term per rank.
@@ -247,6 +255,8 @@ impl Layer<'_> {
         let embedding = self.kind == LayerKind::Embedding;
         let (takes, gives) = match self.style {
             Style::Colwise(_) if embedding => ("R", "R, S(1) or S(2)"),
+            // Put side by side, the outputs of copies would be there several times.
+            Style::Colwise(_) if self.copies() > 1 => ("R or S(1)", "S(2)"),
             Style::Colwise(_) => ("R or S(1)", "R, S(1) or S(2)"),
             // The ids of an embedding are whole, whatever its input layout says.
             Style::Rowwise(_) => ("R or S(2)", "R or S(1)"),
@@ -291,11 +301,16 @@ impl Layer<'_> {
                 let (path, key) = (path.to_owned(), key.to_owned());
                 return Err(TensorParallelError::Units { path, dim, size, key, units });
             }
+            if self.copies() > 1 {
+                return Ok(());
+            }
             if !units.is_multiple_of(degree) {
-                return Err(TensorParallelError::Indivisible {
-                    what: key.to_owned(),
-                    size: units,
-                    degree,
+                let (what, size) = (key.to_owned(), units);
+                return Err(match self.style {
+                    Style::Colwise(style) if style.shared => {
+                        TensorParallelError::IndivisibleEitherWay { what, size, degree }
+                    }
+                    _ => TensorParallelError::Indivisible { what, size, degree },
                 });
             }
         }

@@ -21,11 +21,15 @@ pub const FEATURES: Placement = Placement::Shard(2);
 /// An `input` of `S(1)` is gathered. The gradient of the gathered or replicated input is a term per
 /// rank; the layer sums it, unless the module directly above has a [`PrepareModuleInput`], which
 /// then does so once for all its layers.
+///
+/// With [`Self::in_shared_units`] and more ranks than units, neighbors hold copies of one unit and
+/// compute the same outputs. The gradient of a copy is a term, summed over them once per step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ColwiseParallel {
     pub(super) input: Placement,
     pub(super) output: Placement,
     pub(super) units: Option<(&'static str, usize)>,
+    pub(super) shared: bool,
 }
 
 /// Splits the inputs of a linear layer: rows of the weight. The bias is whole and added once, to
@@ -99,7 +103,7 @@ pub struct PrepareModuleOutput {
 
 impl Default for ColwiseParallel {
     fn default() -> Self {
-        Self { input: Placement::Replicate, output: FEATURES, units: None }
+        Self { input: Placement::Replicate, output: FEATURES, units: None, shared: false }
     }
 }
 
@@ -159,6 +163,25 @@ macro_rules! units {
 }
 
 units! { ColwiseParallel RowwiseParallel }
+
+impl ColwiseParallel {
+    /// Says the same of units that several ranks may hold copies of where there are fewer units than
+    /// ranks, such as the key-value heads that several query heads read.
+    #[must_use]
+    pub fn in_shared_units(self, key: &'static str, count: usize) -> Self {
+        Self { shared: true, ..self.in_units(key, count) }
+    }
+
+    /// Returns how many ranks hold a copy of each unit.
+    pub(super) fn copies(&self, degree: usize) -> usize {
+        match self.units {
+            Some((_, units)) if self.shared && units > 0 && degree.is_multiple_of(units) => {
+                degree / units
+            }
+            _ => 1,
+        }
+    }
+}
 
 impl VocabParallel {
     /// Chooses whether the loss works on parts of the vocabulary (`true`) or on gathered logits.

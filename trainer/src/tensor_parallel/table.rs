@@ -40,7 +40,7 @@ impl fmt::Display for ResolvedPlan {
         for (path, shape) in whole {
             writeln!(f, "{path:first$}  whole on every rank {shape:?}")?;
         }
-        if self.params().any(|param| param.partial_gradient) {
+        if self.params().any(|param| param.partial_gradient || param.copies > 1) {
             writeln!(f, "gradients P(sum): one all-reduce each per step")?;
         }
         let (least, most) = (self.local_params(self.degree - 1), self.local_params(0));
@@ -102,6 +102,9 @@ impl ResolvedPlan {
             }
             if param.partial_gradient {
                 text += ", gradient P(sum)";
+            }
+            if param.copies > 1 {
+                let _ = write!(text, ", held by {} ranks each, gradient P(sum)", param.copies);
             }
             text
         };

@@ -6,7 +6,7 @@ use burn::module::Module;
 
 use crate::comm::{CommError, MeshComm, ReduceOp};
 use crate::fsdp::axes_to_reduce;
-use crate::mesh::{Axis, AxisSet};
+use crate::mesh::{Axis, AxisSet, Neighbors};
 use crate::nn::{self, ParamLayout, Scope};
 
 /// A parameter as the whole mesh sees it.
@@ -60,7 +60,9 @@ impl Layouts {
     ) -> Result<f64, CommError> {
         let mut by_axes: BTreeMap<AxisSet, f64> = BTreeMap::new();
         for (path, square) in squares {
-            *by_axes.entry(self.get(path).layout.sharded_axes()).or_default() += square;
+            let layout = &self.get(path).layout;
+            let counts = layout.is_first_copy(comm.mesh(), comm.rank());
+            *by_axes.entry(layout.sharded_axes()).or_default() += if counts { square } else { 0.0 };
         }
         let mut total = 0.0;
         for (axes, square) in by_axes {
@@ -71,11 +73,18 @@ impl Layouts {
         Ok(total)
     }
 
+    /// Returns the neighbors that hold copies of this rank's block of a parameter, whose gradients
+    /// are still to be summed.
+    pub(crate) fn copies(&self, path: &str) -> Option<Neighbors> {
+        self.get(path).layout.copies
+    }
+
     /// Tells whether this rank is the one that writes its block: the first along every axis over
-    /// which the parameter is replicated.
+    /// which the parameter is replicated, and of those with copies of the block.
     pub(crate) fn writes(&self, path: &str, comm: &MeshComm) -> bool {
-        let sharded = self.get(path).layout.sharded_axes();
-        let coordinate = comm.coordinate();
+        let layout = &self.get(path).layout;
+        let (sharded, coordinate) = (layout.sharded_axes(), comm.coordinate());
         Axis::ALL.into_iter().all(|axis| sharded.contains(axis) || coordinate.get(axis) == 0)
+            && layout.is_first_copy(comm.mesh(), comm.rank())
     }
 }

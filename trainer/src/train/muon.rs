@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::layouts::{Held, Layouts};
 use crate::comm::{CommError, MeshComm, ProcessGroup, Work};
 use crate::kernels;
-use crate::mesh::{AxisSet, Block, local_block};
+use crate::mesh::{AxisSet, Block};
 use crate::optim::{Algorithm, Optimizer};
 
 /// Replaces the gradients of hidden matrices by orthogonal directions, if the optimizer is Muon.
@@ -103,11 +103,8 @@ impl Round<'_> {
 
     /// Returns the blocks of all members.
     fn blocks(&self, held: &Held) -> Vec<Block> {
-        let block = |rank: &usize| {
-            let placements = &held.layout.placements;
-            local_block(self.comm.mesh(), *rank, &held.global_shape, placements)
-                .expect("the parameter was split by these placements")
-        };
+        let block =
+            |rank: &usize| held.layout.block_of(self.comm.mesh(), *rank, &held.global_shape);
         self.group.members().iter().map(block).collect()
     }
 

@@ -1,5 +1,6 @@
 //! Building a rank: the lifecycle of a run, in order.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use burn::tensor::Device;
@@ -22,7 +23,7 @@ use crate::checkpoint::hf::HfDirectory;
 use crate::checkpoint::{Checkpoint, CheckpointStore};
 use crate::comm::{MeshComm, RankContext};
 use crate::fsdp::FullyShard;
-use crate::mesh::{Axis, AxisSet};
+use crate::mesh::{Axis, AxisSet, Neighbors};
 use crate::nn::{self, Scope};
 use crate::optim::{GradScaler, LrSchedule, Optimizer};
 use crate::run_folder::RunFolder;
@@ -183,7 +184,14 @@ pub(super) fn apply_tensor_parallel<S: TrainingStep>(
     let checked = tp.check_sequence(plan.training.sequence_length);
     hook("apply_tensor_parallel", checked.map_err(Into::into))?;
     let model = hook("apply_tensor_parallel", apply(&trainer.setup, model, &tp))?;
-    Ok((model, tp.resolved()))
+    let resolved = tp.resolved();
+    // Here, where all ranks are: the first gradients to be summed over neighbors find their group.
+    let copies: BTreeSet<usize> =
+        resolved.iter().flat_map(ResolvedPlan::params).map(|param| param.copies).collect();
+    for count in copies.into_iter().filter(|count| *count > 1) {
+        comm.neighbors(Neighbors { axis: Axis::Tp, count })?;
+    }
+    Ok((model, resolved))
 }
 
 pub(super) fn apply_fully_shard<S: TrainingStep>(

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{DType, Device, Tensor};
 
 use super::layouts::Layouts;
-use crate::comm::{Collective, CommError, Erased, MeshComm, ReduceOp, TensorWork};
+use crate::comm::{Collective, CommError, Erased, MeshComm, ProcessGroup, ReduceOp, TensorWork};
 use crate::mesh::AxisSet;
 use crate::metrics::ElementCounts;
 
@@ -37,13 +37,13 @@ impl Replicate {
     }
 
     /// Sums each gradient, in place, over the axes that its parameter's layout leaves to be summed,
-    /// and returns what traveled.
+    /// then over the neighbors that hold copies of its block, and returns what traveled.
     ///
     /// # Communication
     ///
     /// All-reduces over those axes, `2 (n - 1) / n` times the bytes of the gradients for n ranks. The
     /// buckets are issued in reverse path order, that of the backward pass, before the first is
-    /// waited for.
+    /// waited for. The same again over the neighbors.
     ///
     /// # Errors
     ///
@@ -53,40 +53,57 @@ impl Replicate {
         gradients: &mut BTreeMap<String, Tensor<1>>,
         layouts: &Layouts,
     ) -> Result<ElementCounts, CommError> {
-        // Gradients in host memory and those on a device travel apart.
-        let mut buckets: BTreeMap<(AxisSet, bool), Bucket> = BTreeMap::new();
         let mut traveled = ElementCounts::default();
+        let axes = |path: &str| {
+            let axes = layouts.axes_to_reduce(path);
+            (self.comm.mesh().size(axes) > 1).then_some(axes)
+        };
+        self.sum(gradients, axes, |axes| Ok(self.comm.group(axes)), &mut traveled)?;
+        let copies = |path: &str| layouts.copies(path);
+        self.sum(gradients, copies, |copies| self.comm.neighbors(copies), &mut traveled)?;
+        Ok(traveled)
+    }
+
+    /// Sums each gradient over the ranks that `over` names, if it names any.
+    fn sum<K: Ord + Copy>(
+        &self,
+        gradients: &mut BTreeMap<String, Tensor<1>>,
+        over: impl Fn(&str) -> Option<K>,
+        group: impl Fn(K) -> Result<ProcessGroup, CommError>,
+        traveled: &mut ElementCounts,
+    ) -> Result<(), CommError> {
+        // Gradients in host memory and those on a device travel apart.
+        let mut buckets: BTreeMap<(K, bool), Bucket> = BTreeMap::new();
         let mut pending = Vec::new();
         let mut reduced = BTreeMap::new();
         while let Some((path, gradient)) = gradients.pop_last() {
-            let axes = layouts.axes_to_reduce(&path);
-            if self.comm.mesh().size(axes) == 1 {
+            let Some(ranks) = over(&path) else {
                 reduced.insert(path, gradient);
                 continue;
-            }
+            };
             let is_host = gradient.device() == Device::flex();
-            let bucket = buckets.entry((axes, is_host)).or_default();
+            let bucket = buckets.entry((ranks, is_host)).or_default();
             bucket.push(path, gradient);
             if bucket.bytes >= self.bucket_bytes {
-                pending.push(self.issue(std::mem::take(bucket), axes, &mut traveled)?);
+                pending.push(self.issue(std::mem::take(bucket), &group(ranks)?, traveled)?);
             }
         }
-        for ((axes, _), bucket) in
+        for ((ranks, _), bucket) in
             buckets.into_iter().filter(|(_, bucket)| !bucket.parts.is_empty())
         {
-            pending.push(self.issue(bucket, axes, &mut traveled)?);
+            pending.push(self.issue(bucket, &group(ranks)?, traveled)?);
         }
         for issued in pending {
             issued.wait(&mut reduced)?;
         }
         *gradients = reduced;
-        Ok(traveled)
+        Ok(())
     }
 
     fn issue(
         &self,
         bucket: Bucket,
-        axes: AxisSet,
+        group: &ProcessGroup,
         traveled: &mut ElementCounts,
     ) -> Result<IssuedBucket, CommError> {
         let (layout, mut tensors): (Vec<_>, Vec<_>) = bucket
@@ -100,7 +117,7 @@ impl Replicate {
         let flat = flat.cast(self.reduce_dtype.unwrap_or(dtype));
         traveled.add(flat.dtype(), flat.dims()[0]);
         let collective = Collective::AllReduce { op: ReduceOp::Sum };
-        let work = self.comm.group(axes).issue_with(collective, Erased::new(flat))?;
+        let work = group.issue_with(collective, Erased::new(flat))?;
         Ok(IssuedBucket { layout, dtype, work })
     }
 }

@@ -1,11 +1,12 @@
 //! Which block of a tensor a rank holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dream_trainer::mesh::{
-    Axis, AxisSet, Block, MeshOrder, Placement, ReduceKind, exact_div, local_block, local_shape,
-    shard_of, shard_range,
+    Axis, AxisSet, Block, MeshOrder, Neighbors, Placement, ReduceKind, exact_div, local_block,
+    local_shape, shard_of, shard_range,
 };
+use dream_trainer::nn::ParamLayout;
 use proptest::prelude::*;
 
 use crate::{any_axes, any_mesh, mesh};
@@ -91,6 +92,29 @@ fn uneven_shards_follow_the_ceiling_rule() {
     assert_eq!(lengths(5, 4), [2, 2, 1, 0]);
     assert_eq!(lengths(9, 8), [2, 2, 2, 2, 1, 0, 0, 0]);
     assert_eq!(lengths(0, 2), [0, 0]);
+}
+
+#[test]
+fn copies_of_a_block_lie_on_neighbors() {
+    // Two blocks of columns on four ranks, whose rows dp_shard = 3 splits again.
+    let mesh = mesh([1, 1, 3, 1, 4], MeshOrder::default());
+    let copies = Neighbors { axis: Axis::Tp, count: 2 };
+    let mut owners = BTreeMap::<(usize, usize), Vec<usize>>::new();
+    for rank in 0..12 {
+        let (tp, dp) = (mesh.axis_rank(rank, Axis::Tp), mesh.axis_rank(rank, AxisSet::FSDP));
+        let layout = ParamLayout::whole(&[5, 6]).shard(Axis::Tp, 1, 2, tp / 2).with_copies(copies);
+        let layout = layout.shard(AxisSet::FSDP, 0, 3, dp);
+        assert_eq!(layout.block_of(&mesh, rank, &[5, 6]), layout.block);
+        assert_eq!(layout.is_first_copy(&mesh, rank), tp.is_multiple_of(2));
+        for (i, j) in layout.block.range(0).flat_map(|i| layout.block.range(1).map(move |j| (i, j)))
+        {
+            owners.entry((i, j)).or_default().push(rank);
+        }
+    }
+    assert_eq!(owners.len(), 30);
+    for ranks in owners.into_values() {
+        assert_eq!(ranks, mesh.neighbors(ranks[1], copies));
+    }
 }
 
 #[test]

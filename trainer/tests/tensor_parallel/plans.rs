@@ -43,7 +43,7 @@ fn complain(degree: usize, plan: &Plan) -> String {
 #[test]
 fn errors_name_the_layer_and_the_numbers() {
     let (column, row) = (ColwiseParallel::default(), RowwiseParallel::default());
-    let rows: [(usize, Plan, &str); 12] = [
+    let rows: [(usize, Plan, &str); 14] = [
         (
             2,
             Plan::new().style("layers.*.upp", column),
@@ -63,6 +63,19 @@ fn errors_name_the_layer_and_the_numbers() {
             4,
             Plan::new().style("layers.*.up", column.in_units("num_kv_heads", 2)),
             "`num_kv_heads` is 2 but must be a multiple of the tensor-parallel degree 4",
+        ),
+        (
+            8,
+            Plan::new().style("layers.*.up", column.in_shared_units("num_kv_heads", 6)),
+            "`num_kv_heads` is 6 but must be a multiple or a divisor of the tensor-parallel degree 8",
+        ),
+        (
+            4,
+            Plan::new().style(
+                "layers.*.up",
+                column.in_shared_units("num_kv_heads", 2).with_output(Placement::Replicate),
+            ),
+            "`ColwiseParallel` of `layers.0.up` has the output layout `R` but can have S(2)",
         ),
         (
             2,
