@@ -234,9 +234,6 @@ pub struct DeviceParameters {
     pub param_dtype: FloatType,
     /// Format gradients are summed in over ranks: `f32` or `bf16`.
     pub reduce_dtype: FloatType,
-    /// Format of what leaves a unit: `param_dtype`, or `f32`, which keeps the sums between units in
-    /// `f32`. Default: `param_dtype`.
-    pub output_dtype: Option<FloatType>,
     /// Dynamic loss scaling, which `param_dtype = "f16"` turns on.
     pub grad_scaler: GradScalerConfig,
     /// Computes the loss on vocabulary shards of the logits when `tensor_parallel` is above 1,
@@ -282,7 +279,6 @@ impl Default for DeviceParameters {
             mesh_order: MeshOrder::default(),
             param_dtype: FloatType::F32,
             reduce_dtype: FloatType::F32,
-            output_dtype: None,
             grad_scaler: GradScalerConfig::default(),
             loss_parallel: true,
             sequence_parallel: true,

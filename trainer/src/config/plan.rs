@@ -61,8 +61,6 @@ pub struct ResolvedDevice {
     pub param_dtype: FloatType,
     /// Format gradients are reduced in.
     pub reduce_dtype: FloatType,
-    /// Format of what leaves a unit; nothing for the one it computes in.
-    pub output_dtype: Option<FloatType>,
     /// Loss scaling; nothing where it is not needed.
     pub grad_scaler: Option<GradScalerConfig>,
     /// Whether the loss is computed on vocabulary shards; false without tensor parallelism.

@@ -228,7 +228,6 @@ impl Loaded {
             ranks: declared.ranks,
             param_dtype: declared.param_dtype,
             reduce_dtype: declared.reduce_dtype,
-            output_dtype: declared.output_dtype,
             grad_scaler: (declared.param_dtype == FloatType::F16)
                 .then(|| declared.grad_scaler.clone()),
             loss_parallel: declared.loss_parallel && splits_weights,

@@ -63,19 +63,6 @@ pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<
             "a sum over ranks soon leaves the range of `f16`; `f32` and `bf16` hold it",
         ),
         (
-            device.output_dtype.is_some() && computes_in == FloatType::F32,
-            "output_dtype",
-            "units compute in `f32`; it matters when `param_dtype` is `bf16` or `f16`",
-        ),
-        (
-            device
-                .output_dtype
-                .is_some_and(|dtype| dtype != FloatType::F32 && dtype != computes_in)
-                && computes_in != FloatType::F32,
-            "output_dtype",
-            "it must be `f32` or the `param_dtype`",
-        ),
-        (
             device.grad_scaler != GradScalerConfig::default() && computes_in != FloatType::F16,
             "grad_scaler",
             "losses are scaled with `param_dtype = \"f16\"` only; `bf16` and `f32` need no scaling",

@@ -26,7 +26,6 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
             accumulate_whole_gradients: device.accumulate_whole_gradients,
             param_dtype: cast(device.param_dtype),
             reduce_dtype: cast(device.reduce_dtype),
-            output_dtype: device.output_dtype.map(FloatType::dtype),
             cpu_offload: device.cpu_offload,
             ..FullyShardConfig::default()
         },
