@@ -1,6 +1,9 @@
 //! The program as a user runs it: exit codes, messages, files.
 #![allow(clippy::unwrap_used, reason = "a test says what it expects by unwrapping it")]
 
+#[cfg(target_os = "linux")]
+#[path = "cli/console.rs"]
+mod console;
 #[path = "support/program.rs"]
 mod program;
 #[path = "cli/run_folder.rs"]

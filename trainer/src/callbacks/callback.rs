@@ -126,7 +126,7 @@ pub struct MemoryUse {
 /// Why a run ended early.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Interruption {
-    /// Ctrl-C or SIGTERM.
+    /// SIGINT (Ctrl-C), SIGTERM or SIGHUP.
     Signal,
     /// A callback asked for it.
     Requested {

@@ -39,15 +39,17 @@ pub(super) fn run(
 ) -> Result<(), Failure> {
     let run = only_steps(run, args.steps + args.warmup);
     let prepared = prepare(&run, recipes)?;
-    let terminal = Terminal::new(Box::new(io::stdout()));
+    let environment = |error: io::Error| Failure::new(&error, Exit::Environment);
+    let filter = logging::Filter::from_environment()?;
+    let terminal = Terminal::standard().map_err(environment)?.colored(false);
     let plan = prepared.plan();
     let ranks = ranks(plan)?;
     let window = TraceWindow { wait: 0, warmup: args.warmup };
     let recording = args.trace.as_deref().map(|file| Recording::start(file, &ranks, window));
     let recording = recording.transpose()?;
     let trace = recording.as_ref().map(|recording| recording.trace.clone());
-    logging::start(&terminal, None, &ranks, false, trace)
-        .map_err(|error| Failure::new(&error, Exit::Environment))?;
+    logging::start(&filter, &terminal, None, &ranks, run.verbosity(), trace)
+        .map_err(environment)?;
     let callbacks = |rank| {
         let mut set = CallbackSet::new(rank);
         let benchmark = Benchmark::new(terminal.clone(), args.warmup)

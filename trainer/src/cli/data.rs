@@ -5,6 +5,7 @@ use std::{io::Write, path::PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::callbacks::{Terminal, finish_console};
 use crate::data::{
     DataError, DocumentFormat, PrepareOptions, PreparedTokens, TokenWidth, TokenizerChoice,
     prepare, sidecar_path,
@@ -76,12 +77,14 @@ pub fn run(args: &DataArgs, out: &mut (impl Write + ?Sized)) -> Result<(), DataE
 }
 
 fn run_prepare(args: &PrepareArgs, out: &mut (impl Write + ?Sized)) -> Result<(), DataError> {
-    let bar = progress_bar();
+    let terminal = Terminal::standard().ok().map(Terminal::with_bars);
+    let bar = progress_bar(terminal.as_ref());
     let prepared = prepare(&args.options()?, &mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
     bar.finish_and_clear();
+    finish_console();
     let report = report(args, &prepared?);
     out.write_all(report.as_bytes())
         .map_err(|source| DataError::Write { path: "standard output".into(), source })
@@ -120,11 +123,15 @@ impl PrepareArgs {
     }
 }
 
-/// Draws on the terminal's error stream, and nowhere where there is no terminal.
-fn progress_bar() -> ProgressBar {
+/// Draws on a terminal, and nowhere where there is none.
+fn progress_bar(terminal: Option<&Terminal>) -> ProgressBar {
     let template = "tokenizing [{bar:40}] {bytes}/{total_bytes} {bytes_per_sec} eta {eta}";
     let style = ProgressStyle::with_template(template).expect("the template is a constant");
-    ProgressBar::new(0).with_style(style.progress_chars("=> "))
+    let bar = match terminal.filter(|terminal| terminal.shows_bars()) {
+        Some(terminal) => terminal.add_bar(ProgressBar::new(0)),
+        None => ProgressBar::hidden(),
+    };
+    bar.with_style(style.progress_chars("=> "))
 }
 
 fn report(args: &PrepareArgs, prepared: &PreparedTokens) -> String {

@@ -2,20 +2,23 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use super::output::Output;
 use super::train::RunArgs;
 use super::{
-    Exit, Failure, bench_comm, bench_kernels, benchmark, config, data, doctor, launch, pipeline,
-    plan, profile, selftest, summarize, topo, train,
+    Exit, Failure, bench_comm, bench_kernels, benchmark, config, data, doctor, launch, output,
+    pipeline, plan, profile, selftest, summarize, topo, train,
 };
+use crate::callbacks::finish_console;
 use crate::comm::{Ranks, Reduction, joined};
 use crate::config::DeviceKind;
 use crate::recipe::Recipe;
 use crate::train::Interrupt;
+use crate::world::env;
 
 /// Trains models on any mesh of devices, from one configuration file.
 #[derive(Debug, Parser)]
@@ -75,9 +78,17 @@ enum Command {
 /// Runs the program with the given recipes and returns its exit code.
 pub fn main(recipes: impl IntoIterator<Item = Recipe>) -> ExitCode {
     crate::allocator::keep_freed_memory();
+    output::print_panics();
     let recipes: Vec<Recipe> = recipes.into_iter().collect();
-    let mut out = io::stdout();
-    let code = run(std::env::args_os(), &recipes, &mut out).unwrap_or_else(|failure| {
+    let mut out = Output::new(io::stdout());
+    let ran = run(std::env::args_os(), &recipes, &mut out);
+    let printed = out.end();
+    finish_console();
+    let unprinted = printed.map_err(|error| Failure {
+        text: format!("error: cannot write to standard output\n  caused by: {error}"),
+        exit: Exit::Environment,
+    });
+    let code = ran.and_then(|code| unprinted.map(|()| code)).unwrap_or_else(|failure| {
         report(&failure.text);
         failure.exit as u8
     });
@@ -97,9 +108,16 @@ fn run(
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap knows where each goes.
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
-            let _ = error.print();
-            return Ok(exit as u8);
+            let (is_error, text) = (error.use_stderr(), error.render());
+            let colored = |is_terminal: bool| is_terminal && !env::wants_plain_output();
+            let shown = |colored| if colored { text.ansi().to_string() } else { text.to_string() };
+            if is_error {
+                let text = shown(colored(io::stderr().is_terminal()));
+                return Err(Failure { text, exit: Exit::Usage });
+            }
+            // The first error that `out` meets is kept for the end.
+            let _ = write!(out, "{}", shown(colored(io::stdout().is_terminal())));
+            return Ok(Exit::Ok as u8);
         }
     };
     let run = &cli.run;
@@ -214,19 +232,19 @@ fn ended<E: Error + 'static>(result: Result<(), E>, exit: Exit) -> Result<Exit, 
 
 /// Shows a failure: in full where rank 0 or the only process is, or where all ranks know of it
 /// through this one; otherwise its first line under the name of the rank.
-#[expect(clippy::print_stderr, reason = "the one place that reports a failure")]
 fn report(text: &str) {
     let launched = train::launched().ok().flatten().map(|external| external.world);
     match launched.filter(|world| !world.is_main() && joined().is_none()) {
         Some(world) => {
-            eprintln!("rank {}: {}", world.rank, text.lines().next().unwrap_or_default());
+            let first = text.lines().next().unwrap_or_default();
+            output::tell(&format!("rank {}: {first}", world.rank));
         }
-        None => eprintln!("{text}"),
+        None => output::tell(text),
     }
 }
 
-/// Ends the process at once, for a second interrupt.
-#[expect(clippy::exit, reason = "the user asked twice; threads may be stuck")]
+/// Ends the process at once, for a run whose supervisor is gone.
+#[expect(clippy::exit, reason = "the run had its time to end; threads may be stuck")]
 pub(crate) fn abort() -> ! {
     std::process::exit(i32::from(Exit::Interrupted as u8))
 }

@@ -10,6 +10,9 @@
 //! | 5 | a checkpoint cannot be read or written |
 //! | 6 | data cannot be read or does not fit |
 //! | 130 | interrupted, ended cleanly |
+//!
+//! A command whose reader leaves, as in `dream-train topo | head -1`, ends with the code it would have
+//! had. One whose output cannot be written for another reason, such as a full disk, ends with 3.
 
 pub mod bench_comm;
 pub mod bench_kernels;
@@ -23,11 +26,13 @@ mod gpu;
 mod launch;
 mod logging;
 mod main;
+mod output;
 mod pipeline;
 mod plan;
 mod profile;
 mod recording;
 pub mod selftest;
+mod signals;
 mod summarize;
 pub mod topo;
 mod train;

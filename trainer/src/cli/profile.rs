@@ -7,7 +7,7 @@ use super::benchmark::only_steps;
 use super::recording::{Recording, unwritable};
 use super::train::{RunArgs, prepare, ranks};
 use super::{Exit, Failure, logging};
-use crate::callbacks::{CallbackSet, Terminal};
+use crate::callbacks::{CallbackSet, Terminal, finish_console};
 use crate::metrics::TraceWindow;
 use crate::recipe::Recipe;
 use crate::run_folder::RunFolder;
@@ -41,17 +41,21 @@ pub(super) fn run(
     let run = only_steps(run, args.wait + args.warmup + args.steps);
     let prepared = prepare(&run, recipes)?;
     let plan = prepared.plan();
+    let environment = |error: io::Error| Failure::new(&error, Exit::Environment);
+    let filter = logging::Filter::from_environment()?;
     let ranks = ranks(plan)?;
     let window = TraceWindow { wait: args.wait, warmup: args.warmup };
     let recording = Recording::start(&args.output, &ranks, window)?;
-    let terminal = Terminal::new(Box::new(io::stdout()));
-    logging::start(&terminal, None, &ranks, false, Some(recording.trace.clone()))
-        .map_err(|error| Failure::new(&error, Exit::Environment))?;
+    let terminal = Terminal::standard().map_err(environment)?.colored(false);
+    let trace = Some(recording.trace.clone());
+    logging::start(&filter, &terminal, None, &ranks, run.verbosity(), trace)
+        .map_err(environment)?;
     let folder = RunFolder::unwritten(plan.run.directory());
     prepared
         .fit_in(&folder, &ranks, interrupt, &CallbackSet::new)
         .map_err(|failure| Failure::run(&failure, &plan.mesh))?;
     let (spans, output) = recording.write()?;
+    finish_console();
     let (first, last) = (args.wait + args.warmup + 1, args.wait + args.warmup + args.steps);
     writeln!(
         out,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args};
 
 use super::failure::OTHER_FOLDER;
-use super::{Exit, Failure, logging};
+use super::{Exit, Failure, logging, signals};
 use crate::callbacks::{self, Terminal, Verbosity};
 use crate::comm::{Engine, Ranks, Reduction, join};
 use crate::config::{self, DeviceKind, Loaded, RankKind, ReportStyle, ResolvedConfig, Sources};
@@ -90,7 +90,7 @@ impl RunArgs {
         arguments
     }
 
-    fn verbosity(&self) -> Verbosity {
+    pub(super) fn verbosity(&self) -> Verbosity {
         match (self.quiet, self.verbose) {
             (true, _) => Verbosity::Quiet,
             (_, true) => Verbosity::Verbose,
@@ -101,8 +101,8 @@ impl RunArgs {
 
 /// Returns how errors are drawn on this standard error.
 fn style() -> ReportStyle {
-    let is_terminal = io::stderr().is_terminal();
-    ReportStyle { is_colored: is_terminal && !env::no_color(), is_unicode: is_terminal, width: 100 }
+    let is_rich = io::stderr().is_terminal() && !env::wants_plain_output();
+    ReportStyle { is_colored: is_rich, is_unicode: is_rich, width: 100 }
 }
 
 /// Reads and resolves the configuration and finds its recipe.
@@ -214,6 +214,10 @@ pub(super) fn fit(
     verbosity: Verbosity,
     interrupt: &Interrupt,
 ) -> Result<RunOutcome, Failure> {
+    let filter = logging::Filter::from_environment()?;
+    let environment = |error: io::Error| Failure::new(&error, Exit::Environment);
+    signals::interrupt_run(interrupt).map_err(environment)?;
+    let terminal = Terminal::standard().map_err(environment)?.with_bars();
     let plan = prepared.plan();
     let ranks = ranks(plan)?;
     let folder = RunFolder::claim(&plan.run.directory(), &ranks, plan.timeouts);
@@ -225,31 +229,11 @@ pub(super) fn fit(
         ),
         exit: Exit::Environment,
     };
-    let is_colored = io::stdout().is_terminal() && !env::no_color();
-    let terminal = Terminal::new(Box::new(io::stdout())).colored(is_colored).with_bars();
     let logs = folder.directory().join("logs");
-    logging::start(&terminal, Some(&logs), &ranks, verbosity == Verbosity::Verbose, None)
-        .map_err(unwritable)?;
+    logging::start(&filter, &terminal, Some(&logs), &ranks, verbosity, None).map_err(unwritable)?;
 
-    listen(interrupt);
     let callbacks =
         |rank| callbacks::build(&plan.metrics, &plan.callbacks, rank, &terminal, verbosity);
     let outcome = prepared.fit_in(&folder, &ranks, interrupt, &callbacks);
     outcome.map_err(|failure| Failure::run(&failure, &plan.mesh))
-}
-
-/// Ends the run at the end of the current step on the first Ctrl-C or SIGTERM, and at once on the
-/// second.
-fn listen(interrupt: &Interrupt) {
-    let interrupt = interrupt.clone();
-    let handler = move || {
-        if interrupt.is_requested() {
-            super::abort();
-        }
-        tracing::warn!("interrupted: ending after this step; once more ends at once");
-        interrupt.request();
-    };
-    if let Err(error) = ctrlc::set_handler(handler) {
-        tracing::debug!(%error, "signals are already handled elsewhere");
-    }
 }

@@ -99,7 +99,8 @@ impl<S: TrainingStep> Rank<'_, S> {
             let step = self.progress.step + 1;
             let info = part_of(step, "training", || self.train_step(epoch))?;
             *last = Some(info.loss);
-            let requests = self.callbacks.post_train_step(&self.run, &info)?;
+            let mut requests = self.callbacks.post_train_step(&self.run, &info)?;
+            requests.save |= interrupt.take_save();
             if step == self.run.start_step + 1 {
                 let memory = self.memory_use()?;
                 self.callbacks.post_first_step(&self.run, &memory)?;
@@ -180,6 +181,11 @@ impl<S: TrainingStep> Rank<'_, S> {
             || requests.save
             || (is_last && checkpoint.save_last)
             || (ending && !is_last && checkpoint.save_on_interrupt);
+        if requests.save && !checkpoint.enable && self.comm.rank() == 0 {
+            tracing::warn!(
+                "SIGUSR1 or a callback asks for a checkpoint, but `checkpoint.enable` is false: none is saved"
+            );
+        }
         if checkpoint.enable && due { self.save() } else { Ok(()) }
     }
 

@@ -17,6 +17,11 @@ pub const PREFIX: &str = "DREAM_TRAIN_";
 /// Variable that names the launcher to believe: `torchrun`, `slurm`, `openmpi`, `pmi`, `dream-train`
 /// for processes this program started itself, or `none` to ignore them all.
 pub const LAUNCHER_VARIABLE: &str = "DREAM_TRAIN_LAUNCHER";
+/// Variable that chooses what is logged, in the syntax of `tracing-subscriber`:
+/// `warn,dream_trainer=debug`.
+pub const LOG_VARIABLE: &str = "DREAM_TRAIN_LOG";
+/// Variables with [`PREFIX`] that speak of the process and not of the run: they are no keys.
+pub const PROCESS_VARIABLES: [&str; 2] = [LAUNCHER_VARIABLE, LOG_VARIABLE];
 
 /// Describes a process that an outside launcher started as one rank of many.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,14 +108,15 @@ pub fn variables() -> Variables {
 }
 
 /// Returns the variables that configure the trainer: those that start with [`PREFIX`], except
-/// [`LAUNCHER_VARIABLE`], which speaks of the process and not of the run.
+/// [`PROCESS_VARIABLES`].
 pub fn dream_train_variables() -> Variables {
     configuring(variables())
 }
 
 /// Keeps the variables that configure the trainer; see [`dream_train_variables`].
 pub fn configuring(mut variables: Variables) -> Variables {
-    variables.retain(|name, _| name.starts_with(PREFIX) && name != LAUNCHER_VARIABLE);
+    let is_key = |name: &str| name.starts_with(PREFIX) && !PROCESS_VARIABLES.contains(&name);
+    variables.retain(|name, _| is_key(name));
     variables
 }
 
@@ -119,13 +125,17 @@ pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Returns true if `NO_COLOR` asks for plain output.
+/// Returns true if what is printed should have neither colors nor bars: `NO_COLOR` is set, `TERM` is
+/// `dumb`, or Open MPI started this process, to which it gives a terminal of its own and passes on
+/// what is printed there, be it into a pipe.
 ///
 /// # References
 ///
 /// The `NO_COLOR` convention, <https://no-color.org>.
-pub fn no_color() -> bool {
+pub fn wants_plain_output() -> bool {
     variable("NO_COLOR").is_some()
+        || variable("TERM").is_some_and(|kind| kind == "dumb")
+        || variable("OMPI_COMM_WORLD_RANK").is_some()
 }
 
 /// Returns the name of this host as the shell or the launcher exported it.

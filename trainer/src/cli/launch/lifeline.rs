@@ -44,10 +44,7 @@ pub(crate) fn follow_supervisor(interrupt: &Interrupt) -> Result<(), Failure> {
 fn end_with(input: impl Read, grace: Duration, interrupt: &Interrupt, abort: impl FnOnce()) {
     if is_lost(input) {
         interrupt.request();
-        // A console that went with the supervisor must not keep this thread from ending the process.
-        thread::spawn(|| {
-            tracing::warn!("the supervisor of this run is gone: ending after this step");
-        });
+        tracing::warn!("the supervisor of this run is gone: ending after this step");
         thread::sleep(grace);
         abort();
     }

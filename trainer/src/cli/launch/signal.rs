@@ -1,10 +1,12 @@
-//! Asking a process to end, and making it.
+//! Asking a process to save or to end, and making it.
 
 use std::process::Child;
 
 /// How firmly a process is told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tell {
+    /// It saves a checkpoint and goes on.
+    Save,
     /// It may finish what it does.
     End,
     /// It ends now, with everything it started in its group.
@@ -19,6 +21,7 @@ pub(super) fn tell(child: &mut Child, how: Tell) {
 
     let Ok(id) = i32::try_from(child.id()) else { return };
     let sent = match how {
+        Tell::Save => kill(Pid::from_raw(id), Signal::SIGUSR1),
         Tell::End => kill(Pid::from_raw(id), Signal::SIGTERM),
         Tell::Die => killpg(Pid::from_raw(id), Signal::SIGKILL),
     };
@@ -29,8 +32,10 @@ pub(super) fn tell(child: &mut Child, how: Tell) {
 
 /// Ends a child at once: there is no way to ask here.
 #[cfg(not(unix))]
-pub(super) fn tell(child: &mut Child, _: Tell) {
-    if let Err(error) = child.kill() {
+pub(super) fn tell(child: &mut Child, how: Tell) {
+    if how != Tell::Save
+        && let Err(error) = child.kill()
+    {
         tracing::debug!(%error, "the run could not be told to end");
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, PipeWriter, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,9 @@ use super::command::StartLine;
 use super::lifeline;
 use super::outcome::Outcome;
 use super::signal::{Tell, lead_a_group, signal_of, tell};
-use crate::cli::{Exit, Failure};
+use crate::callbacks::StandardStream;
+use crate::cli::signals::set_flags;
+use crate::cli::{Exit, Failure, output};
 use crate::train::Interrupt;
 
 /// Pause between two looks at the child.
@@ -34,7 +36,7 @@ pub(super) struct Policy {
 }
 
 /// Runs a command until it ends for good and returns the exit code to leave with. A signal ends it,
-/// and so does `interrupt`, by which the supervisor of this one may ask.
+/// and so does the supervisor of this one: whoever asks, asks through `wishes`.
 ///
 /// # Errors
 ///
@@ -42,20 +44,14 @@ pub(super) struct Policy {
 pub(super) fn supervise(
     line: &StartLine,
     policy: &Policy,
-    interrupt: &Interrupt,
+    wishes: &Interrupt,
 ) -> Result<u8, Failure> {
-    let wishes = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&wishes);
-    let handler = move || {
-        counted.fetch_add(1, Ordering::Relaxed);
-    };
-    ctrlc::set_handler(handler).map_err(|error| Failure::new(&error, Exit::Environment))?;
-    let wished = || wishes.load(Ordering::Relaxed) + u32::from(interrupt.is_requested());
+    set_flags(wishes).map_err(|error| Failure::new(&error, Exit::Environment))?;
     let mut delay = policy.restart_delay;
     let mut restarts = 0;
     loop {
         let line = if restarts == 0 { line.clone() } else { line.with(&CONTINUE) };
-        let outcome = watch(&line, policy.idle_timeout, &wished)?;
+        let outcome = watch(&line, policy.idle_timeout, wishes)?;
         if !outcome.may_heal() || restarts == policy.max_restarts {
             if outcome.may_heal() {
                 note(&outcome.describe());
@@ -67,7 +63,7 @@ pub(super) fn supervise(
         note(&format!("{what}; restart {restarts} of {of} in {} s", delay.as_secs()));
         let begun = Instant::now();
         while begun.elapsed() < delay {
-            if wished() > 0 {
+            if wishes.is_requested() {
                 return Ok(Exit::Interrupted as u8);
             }
             thread::sleep(LOOK);
@@ -80,15 +76,17 @@ pub(super) fn supervise(
 fn watch(
     line: &StartLine,
     idle_timeout: Option<Duration>,
-    wished: &dyn Fn() -> u32,
+    wishes: &Interrupt,
 ) -> Result<Outcome, Failure> {
     let mut run = Run::start(line, idle_timeout.is_some())?;
-    let output = Output::follow(&mut run.children);
-    let (mut passed_on, mut was_idle) = (0, false);
-    while run.look(passed_on > 0)? {
-        let wishes = wished();
-        if wishes > passed_on {
-            passed_on = wishes;
+    let output = Output::follow(&mut run.children)?;
+    let (mut is_leaving, mut was_idle) = (false, false);
+    while run.look(is_leaving)? {
+        if wishes.take_save() {
+            run.tell(Tell::Save);
+        }
+        if wishes.take_end() {
+            is_leaving = true;
             run.tell(Tell::End);
         }
         if !was_idle && idle_timeout.is_some_and(|limit| output.idle() > limit) {
@@ -99,7 +97,7 @@ fn watch(
         thread::sleep(LOOK);
     }
     output.finish();
-    Ok(outcome(run.status, was_idle, passed_on > 0))
+    Ok(outcome(run.status, was_idle, is_leaving))
 }
 
 /// The processes of a run.
@@ -248,7 +246,8 @@ struct Output {
 
 impl Output {
     /// Follows the streams of children that are pipes.
-    fn follow(children: &mut [Child]) -> Self {
+    fn follow(children: &mut [Child]) -> Result<Self, Failure> {
+        let environment = |error: io::Error| Failure::new(&error, Exit::Environment);
         let (begun, last) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let copy = |from: Option<Box<dyn Read + Send>>, to: Box<dyn Write + Send>| {
             let (from, last) = (from?, Arc::clone(&last));
@@ -258,10 +257,13 @@ impl Output {
         for child in children {
             let stdout = child.stdout.take().map(|from| Box::new(from) as Box<dyn Read + Send>);
             let stderr = child.stderr.take().map(|from| Box::new(from) as Box<dyn Read + Send>);
-            copies.extend(copy(stdout, Box::new(io::stdout())));
-            copies.extend(copy(stderr, Box::new(io::stderr())));
+            // The child is read from, and so counts as alive, whether or not anyone reads from here.
+            let console = StandardStream::out().map_err(environment)?;
+            copies.extend(copy(stdout, Box::new(console)));
+            let console = StandardStream::err().map_err(environment)?;
+            copies.extend(copy(stderr, Box::new(console)));
         }
-        Self { begun, last, copies }
+        Ok(Self { begun, last, copies })
     }
 
     /// Returns how long nothing has been printed.
@@ -291,9 +293,8 @@ fn copy(mut from: impl Read, mut to: impl Write, begun: Instant, last: &AtomicU6
 }
 
 /// Says what the supervisor does, apart from what the run prints.
-#[expect(clippy::print_stderr, reason = "the run owns the standard output")]
 fn note(text: &str) {
-    eprintln!("launch: {text}");
+    output::note(&format!("launch: {text}"));
 }
 
 #[cfg(all(test, unix))]
@@ -314,7 +315,7 @@ mod tests {
 
     fn run(line: &StartLine, idle_timeout: Option<Duration>) -> Outcome {
         let begun = Instant::now();
-        let outcome = watch(line, idle_timeout, &|| 0)
+        let outcome = watch(line, idle_timeout, &Interrupt::default())
             .unwrap_or_else(|failure| panic!("the processes start: {}", failure.text));
         assert!(begun.elapsed() < PROMPT, "nobody is waited for in vain");
         outcome
@@ -364,14 +365,34 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_to_save_reaches_all_and_ends_nobody() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let script = format!(
+            "trap 'echo >> {}/$RANK' USR1; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.1; done",
+            folder.path().display()
+        );
+        let wishes = Interrupt::default();
+        let outcome = thread::scope(|scope| {
+            let watched = scope.spawn(|| watch(&line(2, &script), None, &wishes).ok());
+            thread::sleep(Duration::from_millis(500));
+            wishes.request_save();
+            watched.join().expect("it does not panic")
+        });
+        assert_eq!(outcome, Some(Outcome::Code(0)));
+        for rank in ["0", "1"] {
+            let said = fs::read_to_string(folder.path().join(rank));
+            assert_eq!(said.expect("it was told"), "\n");
+        }
+    }
+
+    #[test]
     fn a_wish_to_end_reaches_all_and_lets_them_finish() {
         let script = "trap 'sleep 0.3; exit 130' TERM; while :; do sleep 0.05; done";
-        let wishes = &AtomicU32::new(0);
+        let wishes = Interrupt::default();
         let outcome = thread::scope(|scope| {
-            let wished = || wishes.load(Ordering::Relaxed);
-            let watched = scope.spawn(move || watch(&line(2, script), None, &wished).ok());
+            let watched = scope.spawn(|| watch(&line(2, script), None, &wishes).ok());
             thread::sleep(Duration::from_millis(500));
-            wishes.store(1, Ordering::Relaxed);
+            wishes.request();
             watched.join().expect("it does not panic")
         });
         assert_eq!(outcome, Some(Outcome::Interrupted(130)));
