@@ -113,6 +113,34 @@ fn faults_have_exit_codes_and_say_what_to_do() {
 }
 
 #[test]
+fn a_run_that_changed_is_compared_with_its_checkpoint() {
+    let folder = folder();
+    let go = |sets: &[&str]| {
+        let mut arguments = vec!["--config", "run.toml", "--set", "checkpoint.enable=true"];
+        arguments.extend(sets.iter().flat_map(|set| ["--set", set]));
+        run(folder.path(), &arguments)
+    };
+    assert_eq!(go(&[]).status.code(), Some(0));
+    let output = go(&[
+        "training_parameters.steps=4",
+        "optimizer.name=sgd",
+        "model.tied_embeddings=true",
+        "run.seed=7",
+    ]);
+    assert_eq!(output.status.code(), Some(5));
+    let shown = text(&output.stderr);
+    let error = shown.find("error:").map_or(&shown[..], |start| &shown[start..]);
+    insta::assert_snapshot!(error.trim_end());
+
+    let output = go(&["training_parameters.steps=4", "optimizer.lr=1e-4"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let shown = program::text(&output);
+    for part in ["changed since the checkpoint of step 3", "optimizer.lr", "0.0001"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+#[test]
 fn an_output_folder_that_cannot_be_made_is_an_error_before_training() {
     let folder = folder();
     std::fs::write(folder.path().join("file"), "").unwrap();

@@ -146,3 +146,104 @@ fn replicas_take_the_same_steps() {
         assert!(found, "{sums:?} is not in {alone:?}");
     }
 }
+
+/// A pair under one optimizer.
+#[derive(Clone, Copy)]
+struct Parts {
+    /// Name of the optimizer.
+    optimizer: &'static str,
+    /// Whether the loss depends on the critic.
+    uses_critic: bool,
+    /// Whether the critic takes gradients.
+    trains_critic: bool,
+}
+
+impl ModelSetup for Parts {
+    type Config = std::collections::BTreeMap<String, String>;
+    type Model = Pair;
+
+    fn configure_model(&self, _: &Self::Config, ctx: &SetupContext) -> Result<Pair> {
+        let critic = LinearConfig::new(8, 1).init(&ctx.child("critic"));
+        Ok(Pair {
+            generator: LinearConfig::new(8, 8).init(&ctx.child("generator")),
+            critic: if self.trains_critic { critic } else { critic.no_grad() },
+        })
+    }
+
+    fn optimizers(&self) -> Vec<OptimizerScope> {
+        vec![OptimizerScope { name: self.optimizer.into(), prefix: String::new() }]
+    }
+}
+
+impl TrainingStep for Parts {
+    type Batch = TokenBatch;
+    type Output = Tensor<2>;
+
+    fn forward(&self, model: &Pair, batch: &TokenBatch) -> Result<Tensor<2>> {
+        let made = model.generator.forward(batch.tokens().float() * 0.1);
+        Ok(if self.uses_critic { model.critic.forward(made) } else { made })
+    }
+
+    fn loss(&self, _: &Pair, output: Tensor<2>, _: &TokenBatch) -> Result<Loss> {
+        Ok(Loss::sum((output.clone() * output).sum()))
+    }
+
+    fn training_step(
+        &self,
+        model: Pair,
+        batches: Vec<TokenBatch>,
+        ctx: &mut StepContext<'_>,
+    ) -> Result<Pair> {
+        ctx.forward_backward(self, &model, &batches)?;
+        Ok(ctx.step(model, self.optimizer)?)
+    }
+}
+
+/// Trains to a step, from what the folder holds; an error comes with its causes.
+fn train(parts: Parts, folder: &std::path::Path, steps: u64) -> Result<(), String> {
+    let sets = [
+        "model.name=parts",
+        "training_parameters.global_batch_size=4",
+        "training_parameters.sequence_length=8",
+        "metrics.jsonl=false",
+        "checkpoint.enable=true",
+        &format!("training_parameters.steps={steps}"),
+        &format!("run.output_dir='{}'", folder.display()),
+    ]
+    .map(String::from);
+    let loaded = config::load(&Sources { sets: sets.into(), ..Sources::default() }).unwrap();
+    let resolved = loaded.resolve(None).unwrap();
+    let recipe = Recipe::new("parts", Trainer::new(parts));
+    let prepared = recipe.prepare(&loaded, &resolved).map_err(|error| error.to_string())?;
+    let outcome = prepared.fit(&Ranks::Threads(1), &Interrupt::default(), &CallbackSet::new);
+    let Err(failure) = outcome else { return Ok(()) };
+    let first: &dyn std::error::Error = &failure;
+    let causes = std::iter::successors(Some(first), |error| error.source());
+    Err(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+}
+
+#[test]
+fn optimizer_state_must_be_all_that_the_updates_left() {
+    let all = Parts { optimizer: "main", uses_critic: true, trains_critic: true };
+    let unused = Parts { uses_critic: false, ..all };
+    let frozen = Parts { trains_critic: false, ..all };
+    let renamed = Parts { optimizer: "other", ..all };
+    let rows = [
+        (all, all, None),
+        // What no update has reached has no state yet, and none is missed.
+        (unused, unused, None),
+        (unused, all, None),
+        (frozen, all, Some("missing `optimizer/main/exp_avg/critic.weight`")),
+        (all, frozen, Some("unexpected `optimizer/main/exp_avg/critic.weight`")),
+        (all, renamed, Some("optimizer.scopes.main")),
+    ];
+    for (index, (first, second, expected)) in rows.into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        train(first, folder.path(), 1).unwrap();
+        match (train(second, folder.path(), 2), expected) {
+            (Ok(()), None) => {}
+            (Err(error), Some(part)) => assert!(error.contains(part), "row {index}: {error}"),
+            (result, _) => panic!("row {index}: {result:?}"),
+        }
+    }
+}

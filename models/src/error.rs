@@ -89,12 +89,6 @@ pub enum ModelError {
         /// Shape implied by the configuration.
         expected: Vec<usize>,
     },
-    /// A stored tensor belongs to no parameter.
-    #[error("tensor `{tensor}` belongs to no parameter of the model")]
-    HfUnusedTensor {
-        /// Name of the tensor.
-        tensor: String,
-    },
 }
 
 /// Makes the error for a field of `config.json` whose value is not computed exactly here.

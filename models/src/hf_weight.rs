@@ -1,12 +1,10 @@
 //! Where a parameter lies in a Hugging Face checkpoint, and how it is read from there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use burn::tensor::TensorData;
 use dream_trainer::checkpoint::Block;
 use dream_trainer::checkpoint::hf::{HfDirectory, HfError, Layout};
-
-use crate::ModelError;
 
 /// Locates the tensor that holds one of our parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,35 +51,5 @@ impl HfWeight {
     ) -> Result<TensorData, HfError> {
         let layout = if self.transpose { Layout::Transposed } else { Layout::Stored };
         directory.read_f32(&self.name, block, layout)
-    }
-}
-
-/// Checks that a folder holds exactly the tensors of a table, and those that `is_redundant` admits.
-///
-/// # Errors
-///
-/// Fails on a missing tensor, one of another shape, and one that no parameter takes.
-pub fn check_hf_tensors(
-    weights: &HfWeights,
-    directory: &HfDirectory,
-    is_redundant: impl Fn(&str) -> bool,
-) -> Result<(), ModelError> {
-    let mut taken = BTreeSet::new();
-    for weight in weights.values() {
-        let found = directory.shape(&weight.name)?;
-        if found != weight.shape {
-            return Err(ModelError::HfShape {
-                tensor: weight.name.clone(),
-                found: found.to_vec(),
-                expected: weight.shape.clone(),
-            });
-        }
-        taken.insert(weight.name.as_str());
-    }
-    let unused =
-        directory.tensor_names().find(|&name| !taken.contains(name) && !is_redundant(name));
-    match unused {
-        Some(tensor) => Err(ModelError::HfUnusedTensor { tensor: tensor.to_owned() }),
-        None => Ok(()),
     }
 }

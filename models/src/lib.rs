@@ -23,7 +23,7 @@ pub mod mlp;
 pub use error::ModelError;
 pub use head::HeadWeight;
 pub use hf_source::HfSource;
-pub use hf_weight::{HfWeight, HfWeights, check_hf_tensors};
+pub use hf_weight::{HfWeight, HfWeights};
 
 /// Returns the recipes of all models, as the `dream-train` program registers them.
 pub fn recipes() -> [dream_trainer::recipe::Recipe; 3] {

@@ -44,6 +44,10 @@ impl ModelSetup for Gpt2Recipe {
         path.starts_with("layers.")
     }
 
+    fn training_keys(&self) -> &'static [&'static str] {
+        &["dropout"]
+    }
+
     fn vocab_size(&self, config: &Gpt2Config) -> Option<usize> {
         Some(config.vocab_size)
     }

@@ -11,9 +11,11 @@ use dream_trainer::train::{
     ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Loss,
     ModelSetup, Result, RunPlan, SetupContext, TokenBatch, Trainer, TrainingStep, WeightSource,
 };
+use serde_json::Value;
 
 use super::{
-    Llama3, Llama3Config, Llama3Shape, TokenLayout, hf_weights, is_redundant_hf_tensor, plan,
+    Llama3, Llama3Config, Llama3Shape, RopeScaling, TokenLayout, hf_weights,
+    is_redundant_hf_tensor, plan,
 };
 use crate::HfSource;
 use crate::activations::Microbatch;
@@ -32,6 +34,23 @@ pub fn recipe() -> Recipe {
             .with_tensor_parallel()
             .with_activation_checkpointing(),
     )
+}
+
+/// Returns what the model computes: its shape without the limit on sequences and without a
+/// stretching of frequencies by 1, which change nothing.
+fn architecture(shape: &Llama3Shape) -> Result<Value> {
+    let stretches = |scaling: &RopeScaling| match scaling {
+        RopeScaling::Linear { factor } => *factor != 1.0,
+        RopeScaling::Llama3(scaling) => scaling.factor != 1.0,
+        // A factor of 1 is not all there is to these.
+        RopeScaling::Dynamic { .. } | RopeScaling::Yarn(_) => true,
+    };
+    let rope_scaling = shape.rope_scaling.filter(stretches);
+    let mut table = serde_json::to_value(Llama3Shape { rope_scaling, ..shape.clone() })?;
+    if let Some(keys) = table.as_object_mut() {
+        keys.remove("max_seq_len");
+    }
+    Ok(table)
 }
 
 impl ModelSetup for Llama3Recipe {
@@ -62,6 +81,18 @@ impl ModelSetup for Llama3Recipe {
         config.resolve().ok()?.activations().bytes(&Microbatch::of(plan))
     }
 
+    fn architecture(&self, config: &Llama3Config) -> Result<Value> {
+        architecture(&config.resolve()?)
+    }
+
+    fn hugging_face_architecture(
+        &self,
+        _: &Llama3Config,
+        directory: &HfDirectory,
+    ) -> Result<Value> {
+        architecture(&Llama3Shape::from_hf(directory.config())?)
+    }
+
     fn hugging_face_dir(&self, config: &Llama3Config) -> Option<PathBuf> {
         config.hf_dir.clone()
     }
@@ -72,20 +103,9 @@ impl ModelSetup for Llama3Recipe {
         directory: HfDirectory,
     ) -> Result<Box<dyn WeightSource>> {
         let shape = config.resolve()?;
-        let described = Llama3Shape::from_hf(directory.config())?;
-        if described.num_params() != shape.num_params() {
-            let path = directory.path().display();
-            return Err(format!(
-                "{path} describes {} parameters but the model has {}",
-                described.num_params(),
-                shape.num_params()
-            )
-            .into());
-        }
         let weights = hf_weights(&shape);
-        Ok(Box::new(HfSource::new(directory, weights, |name| {
-            is_redundant_hf_tensor(&shape, name)
-        })?))
+        let is_redundant = |name: &str| is_redundant_hf_tensor(&shape, name);
+        Ok(Box::new(HfSource::new(directory, weights, is_redundant)))
     }
 }
 

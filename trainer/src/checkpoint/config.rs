@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::{Selection, SelectionError};
+
 /// Whether a run starts from its own earlier checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -63,9 +65,17 @@ pub struct CheckpointConfig {
     /// Name of the branch that `resume_step` or `reset` begins. A new name begins it again, where the
     /// same request would go on with what its first start saved.
     pub branch: Option<String>,
-    /// Checkpoint folder or Hugging Face folder whose weights alone a fresh run starts from.
-    /// Ignored, and said so, when the run resumes.
+    /// Whose weights alone a fresh run starts from: a checkpoint, a run's folder or its folder of
+    /// checkpoints (the newest complete one is taken), or a Hugging Face folder. Its model must be
+    /// the run's. Ignored, and said so, when the run resumes.
     pub init_from: Option<PathBuf>,
+    /// Regular expressions searched in parameter paths: only parameters that match one are loaded
+    /// by `init_from` or `model.hf_dir`, the others are made from the seed. With a pattern the
+    /// source may hold another model; what is loaded must still fit. Default: all.
+    pub init_include: Vec<String>,
+    /// Regular expressions searched in parameter paths: parameters that match one are not loaded by
+    /// `init_from` or `model.hf_dir`. A pattern that matches nothing is an error.
+    pub init_exclude: Vec<String>,
 }
 
 impl Default for CheckpointConfig {
@@ -82,6 +92,19 @@ impl Default for CheckpointConfig {
             reset: Vec::new(),
             branch: None,
             init_from: None,
+            init_include: Vec::new(),
+            init_exclude: Vec::new(),
         }
+    }
+}
+
+impl CheckpointConfig {
+    /// Returns which parameters first weights are loaded for.
+    ///
+    /// # Errors
+    ///
+    /// A pattern that is not a regular expression.
+    pub fn selection(&self) -> Result<Selection, SelectionError> {
+        Selection::new(&self.init_include, &self.init_exclude)
     }
 }

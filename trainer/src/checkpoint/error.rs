@@ -9,6 +9,19 @@ use thiserror::Error;
 use super::block::{Block, TilingError};
 use super::tensor_file::{TensorFileError, TensorFileErrorKind};
 
+/// Keys that an error names before it only counts.
+pub(crate) const LISTED: usize = 8;
+
+/// Names the first of some keys and counts the others.
+pub(crate) fn listed(keys: &[String], limit: usize) -> String {
+    let shown: Vec<String> = keys.iter().take(limit).map(|key| format!("`{key}`")).collect();
+    match keys.len().saturating_sub(limit) {
+        0 if keys.is_empty() => "none".into(),
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 /// An error of saving or loading a checkpoint.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -152,8 +165,10 @@ pub enum CheckpointError {
     },
     /// The run's tensors and the checkpoint's have different names.
     #[error(
-        "checkpoint `{}` does not match the run: missing {missing:?}, unexpected {unexpected:?}",
-        path.display()
+        "checkpoint `{}` does not match the run: missing {}; unexpected {}",
+        path.display(),
+        listed(missing, LISTED),
+        listed(unexpected, LISTED)
     )]
     KeysDiffer {
         /// The checkpoint.

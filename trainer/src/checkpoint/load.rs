@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::block::{Block, copy_overlap};
 use super::error::CheckpointError;
-use super::manifest::{BlockEntry, Manifest, TensorEntry};
+use super::manifest::{self, BlockEntry, Manifest, TensorEntry};
 use super::tensor_file::{MappedTensor, TensorFile, TensorFileErrorKind};
 use super::{dtype, host};
 
@@ -27,6 +27,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Tells whether `path` is the folder of a complete checkpoint.
+    pub fn is_at(path: &Path) -> bool {
+        path.join(manifest::FILE_NAME).exists()
+    }
+
     /// Opens the checkpoint folder `path`: its manifest is checked, and that its files are there in
     /// full.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {

@@ -51,6 +51,7 @@ mod load;
 mod manifest;
 mod retention;
 mod save;
+mod selection;
 mod store;
 mod tensor_file;
 
@@ -58,8 +59,10 @@ pub use background::Background;
 pub use block::{Block, TilingError};
 pub use config::{CheckpointConfig, ResetPart, ResumeMode};
 pub use error::CheckpointError;
+pub(crate) use error::{LISTED, listed};
 pub use load::Checkpoint;
 pub use manifest::{BlockEntry, FileEntry, Manifest, RunState, TensorEntry};
 pub use save::{RankFile, Save, SavedBlock, Shard};
+pub use selection::{Selection, SelectionError};
 pub use store::{Check, CheckpointStore, Scan, Skipped};
 pub use tensor_file::{TensorFileError, TensorFileErrorKind};

@@ -40,17 +40,27 @@ impl Exit {
             TrainError::NonFinite { .. } => Self::Numerics,
             TrainError::Checkpoint(_)
             | TrainError::WeightShape { .. }
-            | TrainError::MissingWeight { .. }
+            | TrainError::WeightsDiffer { .. }
+            | TrainError::OtherModel { .. }
+            | TrainError::OtherRun { .. }
+            | TrainError::NoWeights { .. }
+            | TrainError::SavedConfig { .. }
             | TrainError::SavedState { .. }
             | TrainError::NothingToResume { .. }
             | TrainError::WouldOverwrite { .. }
             | TrainError::Hook {
-                hook: "open weights" | "hugging_face_weights" | "weights", ..
+                hook: "open weights" | "architecture" | "hugging_face_weights" | "weights",
+                ..
             } => Self::Checkpoint,
             TrainError::Data(_)
             | TrainError::NoTargets { .. }
             | TrainError::Hook {
-                hook: "open data" | "read data" | "read validation data" | "restore data",
+                hook:
+                    "open data"
+                    | "identify data"
+                    | "read data"
+                    | "read validation data"
+                    | "restore data",
                 ..
             } => Self::Data,
             TrainError::Comm(_)
@@ -64,6 +74,8 @@ impl Exit {
             | TrainError::UnknownOptimizer { .. }
             | TrainError::EmptyOptimizer { .. }
             | TrainError::NoHiddenMatrix
+            | TrainError::NothingToSelect { .. }
+            | TrainError::Selection(_)
             | TrainError::Optim(_) => Self::Usage,
             TrainError::Hook { .. } | TrainError::Step { .. } | TrainError::Callback(_) => {
                 Self::Unexpected

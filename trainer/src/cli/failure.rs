@@ -76,8 +76,11 @@ impl Failure {
     }
 }
 
-/// Says what to do, where the data's own error among the causes knows it.
+/// Says what to do, where the error or the data's own among its causes knows it.
 fn help(error: &TrainError) -> String {
+    if let Some(hint) = error.hint() {
+        return format!("\n  help: {hint}");
+    }
     let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(hint) = error.downcast_ref::<DataError>().and_then(DataError::hint) {

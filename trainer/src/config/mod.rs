@@ -31,7 +31,7 @@ mod plan;
 mod provenance;
 mod report;
 mod resolve;
-mod schema;
+pub(crate) mod schema;
 mod show;
 mod source;
 mod tables;

@@ -8,7 +8,7 @@ use super::{
     resolve::device_key,
 };
 use crate::{
-    checkpoint::ResumeMode,
+    checkpoint::{ResumeMode, SelectionError},
     data::{DataError, DataPlan, ValidationPlan},
     fsdp::Reshard,
     mesh::{Axis, AxisSet, DeviceMesh},
@@ -147,11 +147,30 @@ fn check_run(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
 
 fn check_checkpoint(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
     let checkpoint = &loaded.config.checkpoint;
-    if checkpoint.resume == ResumeMode::Never && checkpoint.resume_step.is_some() {
-        let [first, second] = ["checkpoint.resume_step", "checkpoint.resume"].map(KeyPath::dotted);
-        let places = loaded.places([first.clone(), second.clone()]);
-        let reason = "a run that never resumes has no step to resume from";
-        errors.push(ConfigErrorKind::Exclusive { first, second, reason }.at(places));
+    let needs_a_checkpoint = [
+        (
+            checkpoint.resume_step.is_some(),
+            "checkpoint.resume_step",
+            "a run that never resumes has no step to resume from",
+        ),
+        (
+            !checkpoint.reset.is_empty(),
+            "checkpoint.reset",
+            "a run that never resumes begins with everything new",
+        ),
+    ];
+    for (is_given, key, reason) in needs_a_checkpoint {
+        if is_given && checkpoint.resume == ResumeMode::Never {
+            let [first, second] = [key, "checkpoint.resume"].map(KeyPath::dotted);
+            let places = loaded.places([first.clone(), second.clone()]);
+            errors.push(ConfigErrorKind::Exclusive { first, second, reason }.at(places));
+        }
+    }
+    if let Err(error) = checkpoint.selection() {
+        let key = match &error {
+            SelectionError::BadPattern { key, .. } | SelectionError::Unused { key, .. } => key,
+        };
+        errors.push(loaded.refuse(&KeyPath::dotted(key), error.to_string()));
     }
 }
 

@@ -85,6 +85,11 @@ impl Dataset {
         self.content.eos_id
     }
 
+    /// Returns whether labels across a document boundary are ignored.
+    pub fn masks_document_boundaries(&self) -> bool {
+        self.mask_document_boundaries
+    }
+
     /// Checks that a model of `model_vocab` ids knows every token, scanning the tokens of files
     /// without a sidecar, in parallel and once.
     ///

@@ -23,9 +23,8 @@ type Slots = Vec<Tensor<1>>;
 fn slot_names(plan: &OptimizerPlan, path: &str) -> &'static [&'static str] {
     match plan.algorithm {
         Algorithm::Muon { .. } if plan.is_orthogonalized(path) => &["momentum_buffer"],
-        Algorithm::Adam { .. } | Algorithm::Muon { .. } => &["exp_avg", "exp_avg_sq"],
-        Algorithm::Sgd { momentum, .. } if momentum > 0.0 => &["momentum_buffer"],
-        Algorithm::Sgd { .. } => &[],
+        Algorithm::Muon { .. } => &["exp_avg", "exp_avg_sq"],
+        algorithm @ (Algorithm::Adam { .. } | Algorithm::Sgd { .. }) => algorithm.state_names(),
     }
 }
 
@@ -43,6 +42,11 @@ impl Optimizer {
     /// Returns its validated settings.
     pub fn plan(&self) -> &OptimizerPlan {
         &self.plan
+    }
+
+    /// Returns the names of the tensors it keeps for a parameter once it was updated.
+    pub fn state_names(&self, path: &str) -> &'static [&'static str] {
+        slot_names(&self.plan, path)
     }
 
     /// Returns how many updates were begun.

@@ -42,6 +42,18 @@ pub enum Algorithm {
     },
 }
 
+impl Algorithm {
+    /// Returns the names of all tensors it keeps beside parameters.
+    pub fn state_names(&self) -> &'static [&'static str] {
+        match *self {
+            Self::Adam { .. } => &["exp_avg", "exp_avg_sq"],
+            Self::Sgd { momentum, .. } if momentum > 0.0 => &["momentum_buffer"],
+            Self::Sgd { .. } => &[],
+            Self::Muon { .. } => &["exp_avg", "exp_avg_sq", "momentum_buffer"],
+        }
+    }
+}
+
 /// Learning-rate factor and weight decay of one parameter.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ParamSettings {

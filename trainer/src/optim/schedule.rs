@@ -14,6 +14,7 @@ pub struct LrSchedule {
     decay_start: u64,
     shape: DecayShape,
     min: f64,
+    first: u64,
 }
 
 impl LrSchedulerConfig {
@@ -75,16 +76,24 @@ impl LrSchedulerConfig {
             decay_start,
             shape,
             min: self.min_lr_factor,
+            first: 0,
         })
     }
 }
 
 impl LrSchedule {
+    /// Moves the schedule so that it begins at update `first`, counted from 0.
+    #[must_use]
+    pub fn starting_at(self, first: u64) -> Self {
+        Self { first, ..self }
+    }
+
     /// Returns the factor of update `index`, counted from 0.
     ///
     /// Warm-up gives `(index + 1) / warmup_steps`; the decay starts at 1 and has reached the
-    /// minimum at `total_steps`.
+    /// minimum at `total_steps`, both counted from the update at which the schedule begins.
     pub fn factor(&self, index: u64) -> f64 {
+        let index = index.saturating_sub(self.first);
         if index < self.warmup {
             return (index + 1) as f64 / self.warmup as f64;
         }

@@ -3,7 +3,7 @@
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Result, RunPlan};
 use crate::data::{
@@ -67,6 +67,17 @@ pub trait BatchStream<B> {
     ///
     /// A position in other data.
     fn restore(&mut self, state: Value) -> Result<()>;
+
+    /// Names the data by content, as a table: what a position belongs to. Where it is the same, it
+    /// does not matter where data come from. By default null: data are known by their
+    /// configuration only.
+    ///
+    /// # Errors
+    ///
+    /// Data that cannot be read.
+    fn identity(&self) -> Result<Value> {
+        Ok(Value::Null)
+    }
 
     /// Describes the data in one line.
     fn describe(&self) -> String;
@@ -192,6 +203,7 @@ impl Batch for TokenBatch {
 const PREFETCHED_STEPS: usize = 2;
 
 struct TokenStream {
+    identity: Value,
     start: LoaderState,
     prefetcher: Prefetcher,
     description: String,
@@ -201,10 +213,16 @@ struct TokenStream {
 impl TokenStream {
     fn open(dataset: Dataset, options: LoaderOptions, device: &Device) -> Result<Self> {
         let description = dataset.describe();
+        // Which id ends a document matters where labels are masked there; the ids name the rest.
+        let end_of_document = dataset.eos_id().filter(|_| dataset.masks_document_boundaries());
+        let identity = json!({
+            "fingerprint": dataset.fingerprint(),
+            "end_of_document": end_of_document,
+        });
         let loader = Loader::new(dataset, options)?;
         let start = loader.state();
         let prefetcher = Prefetcher::new(loader, PREFETCHED_STEPS)?;
-        Ok(Self { start, prefetcher, description, device: device.clone() })
+        Ok(Self { identity, start, prefetcher, description, device: device.clone() })
     }
 }
 
@@ -229,6 +247,10 @@ impl BatchStream<TokenBatch> for TokenStream {
     fn restore(&mut self, state: Value) -> Result<()> {
         let state: LoaderState = serde_json::from_value(state)?;
         Ok(self.prefetcher.restore(&state)?)
+    }
+
+    fn identity(&self) -> Result<Value> {
+        Ok(self.identity.clone())
     }
 
     fn describe(&self) -> String {

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::Differences;
 use crate::callbacks::CallbackError;
-use crate::checkpoint::CheckpointError;
+use crate::checkpoint::{CheckpointError, LISTED, ResetPart, SelectionError, listed};
 use crate::comm::CommError;
 use crate::data::DataError;
 use crate::optim::OptimError;
@@ -105,13 +106,67 @@ pub enum TrainError {
         /// Shape needed.
         expected: Vec<usize>,
     },
-    /// A parameter that a source of weights does not have.
-    #[error("{source_name} has no value for the parameter `{path}`")]
-    MissingWeight {
-        /// Parameter path.
-        path: String,
+    /// The parameters of the model are not those of a source of weights.
+    #[error(
+        "{source_name} do not fit the model: without a value {}; without a parameter {}",
+        listed(missing, LISTED),
+        listed(unexpected, LISTED)
+    )]
+    WeightsDiffer {
         /// Source in words.
         source_name: String,
+        /// Parameters that the source has no value for.
+        missing: Vec<String>,
+        /// Tensors of the source that belong to no parameter.
+        unexpected: Vec<String>,
+    },
+    /// First weights come from another model.
+    #[error("{source_name} are those of another model:\n{differences}")]
+    OtherModel {
+        /// Source in words.
+        source_name: String,
+        /// What the models do not have in common.
+        differences: Differences,
+    },
+    /// A checkpoint that belongs to another run.
+    #[error("checkpoint `{}` belongs to another run:\n{differences}", path.display())]
+    OtherRun {
+        /// Checkpoint folder.
+        path: PathBuf,
+        /// What makes it another run.
+        differences: Differences,
+        /// Parts that `checkpoint.reset` would begin anew so that nothing is refused; empty if no
+        /// reset helps.
+        resettable: Vec<ResetPart>,
+    },
+    /// A folder without weights.
+    #[error(
+        "`{}` is no checkpoint, holds no complete one, and is no Hugging Face folder with a `config.json`",
+        path.display()
+    )]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Patterns that choose weights, and no weights to choose from.
+    #[error(
+        "`{key}` chooses among weights, but neither `checkpoint.init_from` nor `model.hf_dir` names any"
+    )]
+    NothingToSelect {
+        /// Key of the patterns.
+        key: &'static str,
+    },
+    /// A pattern that chooses no weights.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// A saved configuration that cannot be read.
+    #[error("the configuration saved in `{}` cannot be read", path.display())]
+    SavedConfig {
+        /// Folder of the checkpoint or the run.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: BoxError,
     },
     /// A saved run state this version cannot read.
     #[error("the saved state of {path} cannot be used")]
@@ -184,6 +239,26 @@ impl TrainError {
         match error.downcast::<Self>() {
             Ok(own) => *own,
             Err(source) => Self::Hook { hook, source },
+        }
+    }
+
+    /// Says what would help, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self.root() {
+            Self::OtherRun { resettable, .. } if resettable.is_empty() => Some(
+                "set the keys back, or start another run under a new `run.experiment`; `checkpoint.init_from` takes the weights of a checkpoint of the same model".into(),
+            ),
+            Self::OtherRun { resettable, .. } => Some(format!(
+                "set the keys back, or begin that anew in this run by `checkpoint.reset = {}`; a new `run.experiment` starts another run, which may take these weights by `checkpoint.init_from`",
+                serde_json::to_string(resettable).ok()?
+            )),
+            Self::OtherModel { .. } => Some(
+                "set `[model]` as the weights need it; to take a part of another model, choose it by `checkpoint.init_include` or `checkpoint.init_exclude`".into(),
+            ),
+            Self::WeightsDiffer { .. } => Some(
+                "for first weights `checkpoint.init_include` and `checkpoint.init_exclude` choose a part".into(),
+            ),
+            _ => None,
         }
     }
 

@@ -4,10 +4,12 @@
 //! [`Trainer`] composes them. `rank.rs` spells the lifecycle in order, `fit.rs` the loop.
 
 mod batch;
+mod compare;
 mod config;
 mod device;
 mod error;
 mod fit;
+mod identity;
 mod interrupt;
 mod layouts;
 mod muon;
@@ -16,14 +18,18 @@ mod plan;
 mod precision;
 mod rank;
 mod replicate;
+mod resume;
+mod same_run;
 mod save;
 mod saving;
 mod setup;
 mod start;
 mod step;
 mod trainer;
+mod weights;
 
 pub use batch::{Batch, BatchStream, DataContext, Streams, TokenBatch};
+pub use compare::{Difference, Differences};
 pub use config::{NonFinitePolicy, RunConfig, TrainingParameters};
 pub(crate) use device::device_of;
 pub use error::{BoxError, Result, TrainError};

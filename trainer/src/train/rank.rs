@@ -1,26 +1,25 @@
 //! Building a rank: the lifecycle of a run, in order.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use burn::tensor::Device;
-use serde_json::json;
 
 use super::batch::SharedData;
 use super::device::device_of;
+use super::identity::{Identity, Recorded};
 use super::layouts::Layouts;
 use super::precision::Precision;
-use super::save::{self, CheckpointWeights, Progress};
+use super::resume::Resumed;
+use super::save::Progress;
 use super::saving::Saving;
-use super::start::{Start, StartRequest};
+use super::start::Start;
 use super::step::{Owned, is_below};
 use super::{
     Batch, DataContext, Replicate, RunLength, RunPlan, SetupContext, Streams, TrainError, Trainer,
-    TrainingStep, WeightSource,
+    TrainingStep, weights,
 };
 use crate::callbacks::{BatchShape, CallbackSet, ParameterRow, RunView, SetupReport};
-use crate::checkpoint::hf::HfDirectory;
-use crate::checkpoint::{Checkpoint, CheckpointStore};
+use crate::checkpoint::CheckpointStore;
 use crate::comm::{MeshComm, RankContext};
 use crate::fsdp::FullyShard;
 use crate::mesh::{Axis, AxisSet, Neighbors};
@@ -42,6 +41,10 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
     pub(crate) layouts: Layouts,
     pub(crate) optimizers: Vec<Owned>,
     pub(crate) schedule: LrSchedule,
+    /// Update at which the schedule begins.
+    pub(crate) schedule_start: u64,
+    /// What the checkpoints of this run belong to.
+    pub(crate) identity: Option<Identity>,
     pub(crate) streams: Streams<S::Batch>,
     pub(crate) callbacks: CallbackSet,
     pub(crate) run: RunView,
@@ -59,8 +62,9 @@ pub(crate) struct Rank<'a, S: TrainingStep> {
 impl<'a, S: TrainingStep> Rank<'a, S> {
     /// Builds a rank up to its first step.
     ///
-    /// The order is: launch, configure the model without values, apply parallelisms, choose where
-    /// weights come from, make only the local values, build optimizers, data and schedule, resume.
+    /// The order is: launch, configure the model without values, apply parallelisms, open the data,
+    /// choose where weights come from, make only the local values, build optimizers and schedule,
+    /// resume.
     /// It is the same on every rank, and it is the whole lifecycle: nothing is built elsewhere.
     pub(crate) fn launch(
         trainer: &'a Trainer<S>,
@@ -103,39 +107,38 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         };
         let layouts = Layouts::of(&model, &ctx.scope);
 
-        let store = CheckpointStore::new(run.directory.join("checkpoints"));
-        let start = Start::find(&plan.checkpoint, &store, &comm)?;
-        let resumed = start.checkpoint.clone();
-        let model = match &resumed {
-            Some(checkpoint) => {
-                save::load_weights(model, &CheckpointWeights(Arc::clone(checkpoint)), &layouts)?
-            }
-            None => initial_weights(&trainer.setup, config, plan, model, &layouts)?,
-        };
-        let model = nn::map_values(model, |_, value| Ok::<_, TrainError>(value))?;
-
-        let mut optimizers = build_optimizers(trainer, config, plan, &model)?;
         let dp_rank = plan.mesh.axis_rank(world.rank(), AxisSet::DP);
         let vocab_size = trainer.setup.vocab_size(config);
         let ctx = DataContext { plan, device: device.clone(), dp_rank, vocab_size, shared: data };
         let mut streams = hook("open data", S::Batch::open(&ctx))?;
+
+        let store = CheckpointStore::new(run.directory.join("checkpoints"));
+        let now = Recorded::of(plan, Identity::of(trainer, config, plan, &streams)?)?;
+        let start = Start::find(&plan.checkpoint, &store, &comm)?;
+        let resumed = Resumed::new(&start, plan, &now)?;
+        let model = match &resumed {
+            Some(resumed) => resumed.load_model(model, &layouts)?,
+            None => weights::initial(&trainer.setup, config, plan, &now, model, (&layouts, &comm))?,
+        };
+        let model = nn::map_values(model, |_, value| Ok::<_, TrainError>(value))?;
+
+        let mut optimizers = build_optimizers(trainer, config, plan, &model)?;
         run.num_steps = match plan.training.length {
             RunLength::Steps(steps) => steps,
             RunLength::Epochs(epochs) => epochs * streams.train.steps_per_epoch(),
         };
-        let schedule = plan.lr_scheduler.resolve(run.num_steps)?;
+        let schedule_start = resumed.as_ref().map_or(0, Resumed::schedule_start);
+        // A run that has nothing left to do has no schedule either.
+        let left = run.num_steps.checked_sub(schedule_start).filter(|left| *left > 0);
+        let schedule = plan.lr_scheduler.resolve(left.unwrap_or(run.num_steps))?;
+        let schedule = schedule.starting_at(schedule_start);
 
         let mut progress = Progress::default();
         let mut grad_scaler = plan.grad_scaler.clone().map(GradScaler::new);
-        if let Some(checkpoint) = &resumed {
-            let saved = save::saved_state(checkpoint)?;
-            save::restore_optimizers(checkpoint, &saved, &model, &mut optimizers, &layouts)?;
-            hook("restore data", streams.train.restore(saved.data))?;
-            callbacks.load_state(saved.callbacks)?;
-            progress = saved.progress;
-            if let (Some(scaler), Some(state)) = (&mut grad_scaler, saved.grad_scaler) {
-                scaler.restore(state);
-            }
+        if let Some(resumed) = resumed {
+            let own = (&mut optimizers[..], &layouts);
+            let data = streams.train.as_mut();
+            progress = resumed.restore(&model, own, grad_scaler.as_mut(), data, &mut callbacks)?;
         }
         run.start_step = progress.step;
         start.take_effect(&store, &comm)?;
@@ -155,6 +158,8 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             layouts,
             optimizers,
             schedule,
+            schedule_start,
+            identity: now.identity,
             streams,
             callbacks,
             run,
@@ -235,29 +240,6 @@ fn view(plan: &RunPlan, rank: usize) -> RunView {
     }
 }
 
-/// Loads first weights from where the configuration says, or leaves them to be made from the seed.
-fn initial_weights<S: TrainingStep>(
-    setup: &S,
-    config: &S::Config,
-    plan: &RunPlan,
-    model: S::Model,
-    layouts: &Layouts,
-) -> Result<S::Model, TrainError> {
-    let Some(path) = plan.checkpoint.init_from.clone().or_else(|| setup.hugging_face_dir(config))
-    else {
-        return Ok(model);
-    };
-    let source: Box<dyn WeightSource> = if save::is_checkpoint(&path) {
-        Box::new(CheckpointWeights(Arc::new(Checkpoint::open(&path)?)))
-    } else {
-        let directory = HfDirectory::open(&path)
-            .map_err(|error| TrainError::hook("open weights", error.into()))?;
-        hook("hugging_face_weights", setup.hugging_face_weights(config, directory))?
-    };
-    tracing::info!(source = source.describe(), "loading weights");
-    save::load_weights(model, source.as_ref(), layouts)
-}
-
 fn build_optimizers<S: TrainingStep>(
     trainer: &Trainer<S>,
     config: &S::Config,
@@ -327,30 +309,5 @@ fn report<S: TrainingStep>(
             .collect(),
         flops_per_token: setup.flops_per_token(config, training.sequence_length),
         activation_estimate: setup.activation_bytes(config, plan),
-    }
-}
-
-impl<S: TrainingStep> Rank<'_, S> {
-    /// Returns what the manifest keeps besides tensors.
-    pub(crate) fn run_state(&self) -> Result<crate::checkpoint::RunState, TrainError> {
-        let saved = save::SavedState {
-            progress: self.progress.clone(),
-            data: hook("save data position", self.streams.train.state())?,
-            optimizers: self
-                .optimizers
-                .iter()
-                .map(|owned| (owned.optimizer.name().into(), owned.optimizer.num_updates()))
-                .collect(),
-            callbacks: self.callbacks.state(),
-            grad_scaler: self.grad_scaler.as_ref().map(GradScaler::state),
-            request: StartRequest::of(&self.plan.checkpoint),
-        };
-        let value =
-            |error| TrainError::SavedState { path: self.store.root().into(), source: error };
-        Ok(crate::checkpoint::RunState {
-            mesh: serde_json::to_value(self.plan.mesh).map_err(value)?,
-            config: json!(self.plan.config_text),
-            state: serde_json::to_value(saved).map_err(value)?,
-        })
     }
 }

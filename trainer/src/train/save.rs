@@ -1,18 +1,17 @@
-//! Saving and restoring the whole state of a run.
+//! Saving the whole state of a run, and giving optimizers theirs back.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::TrainError;
+use super::identity::Identity;
 use super::layouts::{Held, Layouts};
 use super::start::StartRequest;
-use super::step::Owned;
-use super::{Result, TrainError, WeightSource};
+use super::step::{Owned, is_below};
 use crate::checkpoint::{Block, Checkpoint, Shard};
 use crate::comm::MeshComm;
 use crate::mesh;
@@ -45,6 +44,15 @@ pub(crate) struct SavedState {
     /// What the start that wrote it had asked for.
     #[serde(default)]
     pub(crate) request: StartRequest,
+    /// Update at which the learning-rate schedule begins.
+    #[serde(default)]
+    pub(crate) schedule_start: u64,
+    /// Parameters that no update has reached yet, which therefore have no optimizer state.
+    #[serde(default)]
+    pub(crate) never_updated: BTreeSet<String>,
+    /// What the checkpoint belongs to, beside its configuration.
+    #[serde(default)]
+    pub(crate) identity: Option<Identity>,
 }
 
 /// Copies the model and optimizer blocks that this rank writes to host memory, under their
@@ -85,12 +93,17 @@ fn reshape(data: TensorData, shape: Vec<usize>) -> TensorData {
     TensorData::from_bytes(bytes, shape, dtype)
 }
 
-fn model_key(path: &str) -> String {
-    format!("model/{path}")
+/// Beginning of the keys of weights.
+pub(crate) const MODEL_SECTION: &str = "model/";
+/// Beginning of the keys of optimizer state.
+const OPTIMIZER_SECTION: &str = "optimizer/";
+
+pub(crate) fn model_key(path: &str) -> String {
+    format!("{MODEL_SECTION}{path}")
 }
 
 fn optimizer_key(name: &str, slot: &str, path: &str) -> String {
-    format!("optimizer/{name}/{slot}/{path}")
+    format!("{OPTIMIZER_SECTION}{name}/{slot}/{path}")
 }
 
 /// Reads the small state of a checkpoint.
@@ -99,7 +112,36 @@ pub(crate) fn saved_state(checkpoint: &Checkpoint) -> Result<SavedState, TrainEr
         .map_err(|source| TrainError::SavedState { path: checkpoint.path().to_path_buf(), source })
 }
 
+/// Lists the parameters of optimizers that have made updates which none of them has reached.
+pub(crate) fn never_updated<M: Module>(model: &M, optimizers: &[Owned]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for Owned { optimizer, prefix } in optimizers.iter().filter(|owned| has_updates(owned)) {
+        let reached: BTreeSet<&str> = optimizer.state().map(|(_, path, _)| path).collect();
+        let keeps_state = |path: &str| !optimizer.state_names(path).is_empty();
+        found.extend(
+            trainable_below(model, prefix)
+                .map(|entry| entry.path)
+                .filter(|path| keeps_state(path) && !reached.contains(path.as_str())),
+        );
+    }
+    found
+}
+
+fn has_updates(owned: &Owned) -> bool {
+    owned.optimizer.num_updates() > 0
+}
+
+fn trainable_below<M: Module>(model: &M, prefix: &str) -> impl Iterator<Item = nn::ParameterEntry> {
+    let entries = nn::parameters(model).into_iter();
+    entries.filter(move |entry| entry.trainable && is_below(&entry.path, prefix))
+}
+
 /// Gives optimizers their state back.
+///
+/// # Errors
+///
+/// The checkpoint has other state than the optimizers would have after their updates: less of it is
+/// as wrong as more.
 pub(crate) fn restore_optimizers<M: Module>(
     checkpoint: &Checkpoint,
     saved: &SavedState,
@@ -107,19 +149,19 @@ pub(crate) fn restore_optimizers<M: Module>(
     optimizers: &mut [Owned],
     layouts: &Layouts,
 ) -> Result<(), TrainError> {
+    let expected = expected_state(saved, model, optimizers);
+    checkpoint.check_keys(OPTIMIZER_SECTION, expected.iter().map(String::as_str))?;
     let entries = nn::parameters(model);
     let devices: BTreeMap<&str, &Device> =
         entries.iter().map(|entry| (entry.path.as_str(), &entry.device)).collect();
     for Owned { optimizer, prefix } in optimizers {
         let name = optimizer.name().to_owned();
         let num_updates = saved.optimizers.get(&name).copied().unwrap_or_default();
-        let owned = entries
-            .iter()
-            .filter(|entry| entry.trainable && super::step::is_below(&entry.path, prefix));
+        let owned = entries.iter().filter(|entry| entry.trainable && is_below(&entry.path, prefix));
         let sizes = owned.map(|entry| (entry.path.as_str(), entry.num_elements()));
         optimizer.restore(num_updates, sizes, |slot, path| {
             let key = optimizer_key(&name, slot, path);
-            if checkpoint.tensor(&key).is_err() {
+            if !expected.contains(&key) {
                 return Ok::<_, TrainError>(None);
             }
             let held = layouts.get(path);
@@ -132,52 +174,29 @@ pub(crate) fn restore_optimizers<M: Module>(
     Ok(())
 }
 
-/// The weights of a checkpoint.
-pub(crate) struct CheckpointWeights(pub(crate) Arc<Checkpoint>);
-
-impl WeightSource for CheckpointWeights {
-    fn read(
-        &self,
-        path: &str,
-        global_shape: &[usize],
-        wanted: &mesh::Block,
-    ) -> Result<Option<TensorData>> {
-        Ok(Some(self.0.read_shard(&model_key(path), global_shape, &block(wanted))?))
-    }
-
-    fn describe(&self) -> String {
-        format!("the weights of step {} in {}", self.0.step(), self.0.path().display())
-    }
-}
-
-fn block(block: &mesh::Block) -> Block {
-    Block::new(block.offset.clone(), block.shape.clone())
-}
-
-/// Gives every parameter its value, of which only this rank's block is read, from a source.
-pub(crate) fn load_weights<M: Module>(
-    model: M,
-    source: &dyn WeightSource,
-    layouts: &Layouts,
-) -> Result<M, TrainError> {
-    nn::assign_values(model, |entry| {
-        let held = layouts.get(&entry.path);
-        let data = source.read(&entry.path, &held.global_shape, &held.layout.block);
-        let data = data.map_err(|error| TrainError::hook("weights", error))?;
-        let Some(data) = data else {
-            let (path, source_name) = (entry.path.clone(), source.describe());
-            return Err(TrainError::MissingWeight { path, source_name });
-        };
-        let found = data.shape().as_slice().to_vec();
-        if found != entry.shape {
-            let (key, expected) = (entry.path.clone(), entry.shape.clone());
-            return Err(TrainError::WeightShape { key, found, expected });
+/// Lists the keys that the optimizers' state has after the saved updates.
+fn expected_state<M: Module>(
+    saved: &SavedState,
+    model: &M,
+    optimizers: &[Owned],
+) -> BTreeSet<String> {
+    let mut expected = BTreeSet::new();
+    for Owned { optimizer, prefix } in optimizers {
+        let name = optimizer.name();
+        if saved.optimizers.get(name).is_none_or(|num_updates| *num_updates == 0) {
+            continue;
         }
-        Ok(Some(data))
-    })
+        for entry in trainable_below(model, prefix) {
+            if !saved.never_updated.contains(&entry.path) {
+                let slots = optimizer.state_names(&entry.path).iter();
+                expected.extend(slots.map(|slot| optimizer_key(name, slot, &entry.path)));
+            }
+        }
+    }
+    expected
 }
 
-/// Tells what kind of folder weights are to come from.
-pub(crate) fn is_checkpoint(path: &Path) -> bool {
-    path.join("manifest.json").exists()
+/// Puts a block of the mesh in the terms of checkpoints.
+pub(crate) fn block(block: &mesh::Block) -> Block {
+    Block::new(block.offset.clone(), block.shape.clone())
 }

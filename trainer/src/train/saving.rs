@@ -2,12 +2,15 @@
 //! all ranks agree.
 
 use burn::tensor::TensorData;
+use serde_json::json;
 
-use super::rank::Rank;
+use super::rank::{Rank, hook};
+use super::start::StartRequest;
 use super::{TrainError, TrainingStep, save};
 use crate::checkpoint::{Background, RankFile, RunState, Save};
 use crate::comm::{CommError, ProcessGroup, ReduceOp};
 use crate::mesh::AxisSet;
+use crate::optim::GradScaler;
 
 /// A checkpoint that was begun and does not count yet.
 #[derive(Debug)]
@@ -50,6 +53,33 @@ impl<S: TrainingStep> Rank<'_, S> {
         let writing = Background::spawn(move || writer.write_rank(rank, shards))?;
         self.saving = Some(Saving { save, state, writing });
         if self.plan.checkpoint.background { Ok(()) } else { self.commit() }
+    }
+
+    /// Returns what the manifest keeps besides tensors.
+    fn run_state(&self) -> Result<RunState, TrainError> {
+        let model = self.model.as_ref().expect("a step gives the model back");
+        let saved = save::SavedState {
+            progress: self.progress.clone(),
+            data: hook("save data position", self.streams.train.state())?,
+            optimizers: self
+                .optimizers
+                .iter()
+                .map(|owned| (owned.optimizer.name().into(), owned.optimizer.num_updates()))
+                .collect(),
+            callbacks: self.callbacks.state(),
+            grad_scaler: self.grad_scaler.as_ref().map(GradScaler::state),
+            request: StartRequest::of(&self.plan.checkpoint),
+            schedule_start: self.schedule_start,
+            never_updated: save::never_updated(model, &self.optimizers),
+            identity: self.identity.clone(),
+        };
+        let value =
+            |error| TrainError::SavedState { path: self.store.root().into(), source: error };
+        Ok(RunState {
+            mesh: serde_json::to_value(self.plan.mesh).map_err(value)?,
+            config: json!(self.plan.config_text),
+            state: serde_json::to_value(saved).map_err(value)?,
+        })
     }
 
     /// Waits for the checkpoint that was begun, if there is one, and makes it count.

@@ -1,5 +1,6 @@
 //! The traits a user implements: what the model is, how it is parallelized and what a step does.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::PathBuf;
 
@@ -8,8 +9,9 @@ use burn::tensor::{DType, Tensor, TensorData};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{Batch, Replicate, Result, RunPlan, StepContext};
+use super::{Batch, BoxError, Replicate, Result, RunPlan, StepContext};
 use crate::checkpoint::hf::HfDirectory;
 use crate::fsdp::{ActivationCheckpointing, FullyShard};
 use crate::mesh::{Block, DeviceMesh};
@@ -52,6 +54,10 @@ pub const MAIN: &str = "main";
 
 /// Weights by parameter path, from a checkpoint or another framework's files.
 pub trait WeightSource: Send {
+    /// Lists what it holds by parameter path; what belongs to no parameter under a name of its own.
+    /// A run takes all of it or says which part.
+    fn paths(&self) -> BTreeSet<String>;
+
     /// Returns row-major data of a block of the parameter at `path`, or nothing when the source does not
     /// have it. Only the block is read.
     fn read(&self, path: &str, global_shape: &[usize], block: &Block)
@@ -106,11 +112,45 @@ pub trait ModelSetup: Send + Sync + 'static {
         None
     }
 
+    /// Returns what the model computes, by the keys of the `[model]` table: what a checkpoint belongs
+    /// to. A run does not continue from a checkpoint of another architecture, nor take its weights.
+    ///
+    /// By default the whole table. Where several tables give one model, for flavors have names,
+    /// return the sizes they come to; leave out what changes no result.
+    ///
+    /// # Errors
+    ///
+    /// Whatever makes the configuration impossible.
+    fn architecture(&self, config: &Self::Config) -> Result<Value> {
+        Ok(serde_json::to_value(config)?)
+    }
+
+    /// Names keys of [`ModelSetup::architecture`] that only training reads, dropout for one: a run
+    /// keeps them, but weights from elsewhere need not have been trained with the same.
+    fn training_keys(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Returns a Hugging Face directory that the configuration names as the source of first
     /// weights.
     fn hugging_face_dir(&self, config: &Self::Config) -> Option<PathBuf> {
         let _ = config;
         None
+    }
+
+    /// Returns the architecture of the model in a Hugging Face directory, in the terms of
+    /// [`ModelSetup::architecture`].
+    ///
+    /// # Errors
+    ///
+    /// The directory holds a model that this recipe does not know; by default, always.
+    fn hugging_face_architecture(
+        &self,
+        config: &Self::Config,
+        directory: &HfDirectory,
+    ) -> Result<Value> {
+        let _ = config;
+        Err(unreadable(directory))
     }
 
     /// Maps a Hugging Face directory to this model's parameters.
@@ -124,11 +164,7 @@ pub trait ModelSetup: Send + Sync + 'static {
         directory: HfDirectory,
     ) -> Result<Box<dyn WeightSource>> {
         let _ = config;
-        Err(format!(
-            "this recipe cannot read the Hugging Face directory {}",
-            directory.path().display()
-        )
-        .into())
+        Err(unreadable(&directory))
     }
 
     /// Tells whether a parameter of two dimensions maps hidden states to hidden states, which is what
@@ -143,6 +179,11 @@ pub trait ModelSetup: Send + Sync + 'static {
     fn optimizers(&self) -> Vec<OptimizerScope> {
         vec![OptimizerScope { name: MAIN.into(), prefix: String::new() }]
     }
+}
+
+fn unreadable(directory: &HfDirectory) -> BoxError {
+    let path = directory.path().display();
+    format!("this recipe cannot read the Hugging Face directory {path}").into()
 }
 
 /// Replicates the model over data-parallel ranks (DDP).

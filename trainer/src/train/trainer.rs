@@ -173,6 +173,11 @@ impl<S: TrainingStep> Trainer<S> {
             return Err(TrainError::hook("check", missing.into()));
         }
         self.setup.check(config, plan).map_err(|error| TrainError::hook("check", error))?;
+        let names_weights =
+            plan.checkpoint.init_from.is_some() || self.setup.hugging_face_dir(config).is_some();
+        if let (false, Some(key)) = (names_weights, plan.checkpoint.selection()?.first_key()) {
+            return Err(TrainError::NothingToSelect { key });
+        }
         if matches!(plan.optimizer.algorithm, Algorithm::Muon { .. })
             && self.hidden_matrices(config, &self.parameters(config, plan)?).is_empty()
         {

@@ -185,7 +185,7 @@ fn a_checkpoint_of_another_model_is_refused() {
     checkpoint.check_keys("model/", ["model/w"]).unwrap();
     checkpoint.check_keys("optimizer/", []).unwrap();
     let error = checkpoint.check_keys("model/", ["model/v"]).unwrap_err().to_string();
-    assert!(error.ends_with(r#"missing ["model/v"], unexpected ["model/w"]"#), "{error}");
+    assert!(error.ends_with("missing `model/v`; unexpected `model/w`"), "{error}");
     let error = checkpoint.read_shard("model/w", &[8, 7], &quarters()[0]).unwrap_err();
     assert_eq!(
         error.to_string(),
