@@ -1,5 +1,5 @@
 //! Checks, benchmarks and generated documentation of dream-train:
-//! `cargo xtask check|mpi|bench|cube|cuda-check|cuda-offline|cuda-emulated|gpu|docs`.
+//! `cargo xtask check|mpi|bench|faults|cube|cuda-check|cuda-offline|cuda-emulated|gpu|docs`.
 
 mod bench;
 mod check;
@@ -7,6 +7,8 @@ mod command;
 mod cube;
 mod cuda;
 mod docs;
+#[cfg(target_os = "linux")]
+mod faults;
 mod gpu;
 
 use std::process::ExitCode;
@@ -38,6 +40,9 @@ enum Task {
         #[command(subcommand)]
         bench: Option<bench::Bench>,
     },
+    /// Does to small runs what goes wrong in long ones, and compares what is left with undisturbed runs
+    #[cfg(target_os = "linux")]
+    Faults(faults::FaultsArgs),
     /// Writes generated documentation
     Docs,
 }
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         Task::CudaEmulated { filter } => cuda::emulated(filter.as_deref()),
         Task::Gpu(args) => gpu::run_all(&args),
         Task::Bench { bench } => bench::run_bench(bench),
+        #[cfg(target_os = "linux")]
+        Task::Faults(args) => faults::run(&args),
         Task::Docs => docs::run(),
     };
     match result {
