@@ -133,6 +133,23 @@ fn settings_of_earlier_starts_are_kept() {
     assert!(!run_folder(folder.path()).join("config.2.toml").exists());
     let rows = ["metrics.1.jsonl", "metrics.2.jsonl", "metrics.jsonl"].map(read);
     assert_eq!(rows.map(|rows| rows.lines().count()), [3, 3, 3], "no row is erased");
+
+    // A start that is refused changes neither.
+    let before = ["config.toml", "metrics.jsonl"].map(read);
+    let output = run(folder.path(), &["--config", "run.toml", "--resume"]);
+    assert_eq!(output.status.code(), Some(5), "{}", program::text(&output));
+    assert_eq!(["config.toml", "metrics.jsonl"].map(read), before);
+    assert!(!run_folder(folder.path()).join("config.2.toml").exists());
+}
+
+#[test]
+fn metrics_that_cannot_be_kept_end_the_run_before_its_first_step() {
+    let folder = folder();
+    fs::create_dir_all(run_folder(folder.path()).join("metrics.jsonl")).unwrap();
+    let output = run(folder.path(), &["--config", "run.toml"]);
+    let shown = program::text(&output);
+    assert_eq!(output.status.code(), Some(3), "{shown}");
+    assert!(shown.contains("cannot open metrics file") && !shown.contains("step 1/"), "{shown}");
 }
 
 #[test]

@@ -9,15 +9,19 @@ use serde_json::Value;
 pub(super) fn losses(file: &Path) -> Result<BTreeMap<u64, f64>, String> {
     let text =
         std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let rows = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    // A loss that is not finite is `null`, and its name stands beside it.
+    let losses = losses_in(&text);
+    if losses.is_empty() { Err(format!("{} holds no loss", file.display())) } else { Ok(losses) }
+}
+
+/// Returns the losses in rows of metrics. One that is not finite is `null`, and its name stands beside
+/// it.
+fn losses_in(text: &str) -> BTreeMap<u64, f64> {
     let loss = |row: &Value| match row["loss"].as_f64() {
         None => row["nonfinite"]["loss"].as_str()?.parse().ok(),
         finite => finite,
     };
-    let losses: BTreeMap<u64, f64> =
-        rows.filter_map(|row| Some((row["step"].as_u64()?, loss(&row)?))).collect();
-    if losses.is_empty() { Err(format!("{} holds no loss", file.display())) } else { Ok(losses) }
+    let rows = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    rows.filter_map(|row| Some((row["step"].as_u64()?, loss(&row)?))).collect()
 }
 
 /// Returns the largest difference of two runs, relative to the second: at the first step, and over all.
@@ -89,6 +93,16 @@ mod tests {
         assert!(first == 0.0 && (largest - 0.01).abs() < 1e-12, "{largest}");
         assert!(differences(&run(&[1.0]), &run(&[1.0, 2.0])).is_err());
         assert!(differences(&run(&[f64::NAN]), &run(&[1.0])).is_err());
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_is_one() {
+        let rows = "{\"step\":1,\"loss\":2.5}\n{\"step\":1,\"val_loss\":3}\n\
+                    {\"step\":2,\"loss\":null,\"nonfinite\":{\"loss\":\"NaN\"}}\n";
+        let losses = losses_in(rows);
+        assert_eq!(losses.keys().copied().collect::<Vec<_>>(), [1, 2]);
+        assert!(losses[&1] == 2.5 && losses[&2].is_nan());
+        assert!(differences(&losses, &losses).is_err());
     }
 
     #[test]
