@@ -330,6 +330,8 @@ fn a_run_ends_with_its_supervisor() {
     let rows = [
         (&plain, "-KILL", None),
         (&launched, "-KILL", None),
+        // What it prints goes to the supervisor, and so nowhere.
+        (&followed, "-KILL", None),
         (&plain, "-HUP", Some(130)),
         (&followed, "-INT", Some(130)),
         (&plain, "-TERM", Some(130)),
