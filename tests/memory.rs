@@ -127,6 +127,13 @@ fn sharded_parameters_are_planned_as_they_are_held() {
 }
 
 #[test]
+fn copies_of_key_value_heads_are_planned_as_they_are_held() {
+    for (heads, tp) in [("model.num_kv_heads=1", 2), ("model.num_kv_heads=2", 4)] {
+        on_mesh(TINY, &[heads, "model.attention_bias=true", "model.mlp_bias=true"], tp, &[]);
+    }
+}
+
+#[test]
 fn the_tutorials_model_falls_to_the_published_parameters_per_rank() {
     let folder = tempfile::tempdir().unwrap();
     // Hidden size, parameters, parameters of a rank of two: the split vocabulary of 50,257 leaves the

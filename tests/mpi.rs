@@ -64,11 +64,13 @@ fn every_collective_passes_on_four_processes() {
 #[cfg_attr(not(feature = "mpi"), ignore = "needs the feature `mpi`")]
 fn processes_compute_the_numbers_of_threads_bit_for_bit() {
     let folder = folder();
-    let rows: [(&str, usize, &[&str]); 4] = [
+    let rows: [(&str, usize, &[&str]); 5] = [
         ("ddp", 2, &["device_parameters.preset=ddp"]),
         ("fsdp", 2, &["device_parameters.preset=fsdp"]),
         ("ddp4", 4, &["device_parameters.preset=ddp"]),
         ("mesh", 4, &["device_parameters.preset=fsdp", "device_parameters.tensor_parallel=2"]),
+        // Two ranks hold a copy of each head, in a group of their own.
+        ("heads", 4, &["device_parameters.tensor_parallel=4", "model.num_kv_heads=2"]),
     ];
     for (name, processes, sets) in rows {
         both_ways(folder.path(), name, processes, sets);

@@ -118,11 +118,9 @@ impl RopeCache {
     /// Returns a table of at least `positions` positions on `device`.
     pub fn table(&self, shape: &Llama3Shape, positions: usize, device: &Device) -> RopeTable {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |rows: usize| match shape.has_dynamic_rope() {
-            // A longer sequence has other frequencies.
-            true => rows == positions,
-            false => rows >= positions,
-        };
+        // With dynamic scaling a longer sequence has other frequencies.
+        let fits =
+            |rows: usize| rows == positions || (rows > positions && !shape.has_dynamic_rope());
         match &*kept {
             Some(kept) if kept.device == *device && fits(kept.table.positions()) => {
                 kept.table.clone()
