@@ -71,12 +71,14 @@ fn a_plan_that_does_not_fit_is_refused_before_anything_starts() {
             format!("device_parameters.tensor_parallel={n}"),
         ]
     };
+    let six_heads = TINY.replace("num_heads = 4", "num_heads = 12\nhead_dim = 8");
+    let six_heads = six_heads.replace("num_kv_heads = 2", "num_kv_heads = 6");
     for (toml, n, set, message) in [
         (
-            TINY,
+            six_heads.as_str(),
             4,
             "run.seed=1",
-            "`num_kv_heads` is 2 but must be a multiple of the tensor-parallel degree 4",
+            "`num_kv_heads` is 6 but must be a multiple or a divisor of the tensor-parallel degree 4",
         ),
         (
             TINY,
