@@ -46,7 +46,7 @@ impl Console {
             }
             Self::Paused => {
                 let (reader, mut writer) = io::pipe().unwrap();
-                writer.write_all(&[b'.'; 64 << 10]).unwrap();
+                writer.write_all(&vec![b'.'; 64 << 10]).unwrap();
                 (writer.try_clone().unwrap().into(), writer.into(), Box::new(reader))
             }
             Self::Gone => {

@@ -30,7 +30,7 @@ impl<W: Write> Output<W> {
     ///
     /// The first one, such as a full disk.
     pub(crate) fn end(mut self) -> io::Result<()> {
-        self.keep(|to| to.flush());
+        self.keep(LineWriter::flush);
         match self.error {
             Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
             _ => Ok(()),
