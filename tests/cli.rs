@@ -138,6 +138,14 @@ fn a_run_that_changed_is_compared_with_its_checkpoint() {
     for part in ["changed since the checkpoint of step 3", "optimizer.lr", "0.0001"] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
+
+    let reset = "checkpoint.reset=['schedule']";
+    let output = go(&["training_parameters.steps=5", "checkpoint.init_from=nowhere", reset]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let shown = program::text(&output);
+    for part in ["`checkpoint.init_from` (nowhere) is not read", "begins anew at step 4"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
 }
 
 #[test]
