@@ -68,6 +68,27 @@ fn adam_follows_its_definition() {
 }
 
 #[test]
+fn adam_counts_steps_beyond_32_bits() {
+    // So close to 1 that the correction still matters after billions of steps.
+    let beta = 1.0 - 1e-10;
+    for step in [1, (1 << 24) + 1, i32::MAX as u64, 1 << 31, (1 << 32) + 1, 10_000_000_000] {
+        let hyper = AdamHyper { beta1: beta, beta2: beta, weight_decay: 0.0, step, ..adam(true) };
+        let [g, m, v] = [0.5, 0.25, 0.125];
+        let correction = 1.0 - (step as f64 * (-1e-10_f64).ln_1p()).exp();
+        let grad = g * hyper.grad_scale;
+        let mean = (beta * m + (1.0 - beta) * grad) / correction;
+        let square = (beta * v + (1.0 - beta) * grad * grad) / correction;
+        let expected = vec![1.0 - hyper.lr * mean / (square.sqrt() + hyper.eps)];
+        for (dtype, tolerance) in [(DType::F32, OPERATION), (DType::F64, OPERATION_F64)] {
+            let start = [vec![1.0], vec![g], vec![m], vec![v]];
+            let [p, g, m, v] = tensors(&start, dtype).try_into().expect("four tensors");
+            let (p, _, _) = kernels::adamw_step(p, g, m, v, &hyper);
+            assert_close(&format!("step {step}"), &read(p), &expected, tolerance);
+        }
+    }
+}
+
+#[test]
 fn sgd_follows_its_definition() {
     let rows = [(0.0, 0.0, false), (0.9, 0.0, false), (0.9, 0.0, true), (0.9, 0.5, false)];
     for (len, (momentum, dampening, nesterov)) in

@@ -21,6 +21,19 @@ pub struct AdamHyper {
     pub grad_scale: f64,
 }
 
+impl AdamHyper {
+    /// Returns what the averages of both moments are divided by because they started at zero:
+    /// `1 - beta^step`.
+    pub(super) fn bias_corrections(&self) -> [f64; 2] {
+        [self.beta1, self.beta2].map(|beta| {
+            // A step beyond 32 bits, where an integer power would wrap around, is exact in 64.
+            let power = i32::try_from(self.step)
+                .map_or_else(|_| beta.powf(self.step as f64), |step| beta.powi(step));
+            1.0 - power
+        })
+    }
+}
+
 /// Holds the settings of one step of stochastic gradient descent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SgdHyper {

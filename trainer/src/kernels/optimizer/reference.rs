@@ -18,9 +18,7 @@ pub(super) fn adamw(
         grad = grad + param.clone() * hyper.weight_decay;
         param
     };
-    let step = hyper.step as i32;
-    let correction1 = 1.0 - hyper.beta1.powi(step);
-    let correction2 = 1.0 - hyper.beta2.powi(step);
+    let [correction1, correction2] = hyper.bias_corrections();
     let exp_avg = exp_avg * hyper.beta1 + grad.clone() * (1.0 - hyper.beta1);
     let exp_avg_sq = exp_avg_sq * hyper.beta2 + grad.clone() * grad * (1.0 - hyper.beta2);
     let denominator = exp_avg_sq.clone().sqrt() / correction2.sqrt() + hyper.eps;

@@ -108,9 +108,7 @@ struct AdamFactors {
 
 impl AdamFactors {
     fn new(hyper: &AdamHyper) -> Self {
-        let step = hyper.step as i32;
-        let correction1 = 1.0 - hyper.beta1.powi(step);
-        let correction2 = 1.0 - hyper.beta2.powi(step);
+        let [correction1, correction2] = hyper.bias_corrections();
         let (shrink, decay) = if hyper.decoupled {
             (1.0 - hyper.lr * hyper.weight_decay, 0.0)
         } else {
