@@ -30,6 +30,8 @@ enum Fault {
     Panic,
     Pass,
     NotFinite,
+    /// From step 2 on.
+    NeverFinite,
 }
 
 #[derive(Module, Debug)]
@@ -70,7 +72,11 @@ impl TrainingStep for Faulty {
         batches: Vec<TokenBatch>,
         ctx: &mut StepContext<'_>,
     ) -> Result<Tiny> {
-        if ctx.step_number() == 2 && model.rank == 1 {
+        let is_due = match self.0 {
+            Fault::NeverFinite => ctx.step_number() >= 2,
+            _ => ctx.step_number() == 2,
+        };
+        if is_due && model.rank == 1 {
             match self.0 {
                 Fault::Error => return Err("the disk is on fire".into()),
                 Fault::Panic => panic!("index 7 out of bounds"),
@@ -82,7 +88,7 @@ impl TrainingStep for Faulty {
                     waited: Duration::from_secs(5),
                     missing: vec!["rank 2".to_owned()],
                 }),
-                Fault::NotFinite => {
+                Fault::NotFinite | Fault::NeverFinite => {
                     let output = self.forward(&model, &batches[0])?;
                     let loss = Loss::sum((output * f64::NAN).sum());
                     ctx.backward(&model, loss)?;
@@ -154,6 +160,23 @@ fn a_number_that_is_not_finite_stops_with_step_and_rank() {
 #[test]
 fn a_number_that_is_not_finite_can_be_skipped_and_counted() {
     assert_eq!(run(Fault::NotFinite, &["training_parameters.on_nonfinite=skip"]).unwrap(), 1);
+}
+
+#[test]
+fn updates_are_not_skipped_for_ever() {
+    let skip = "training_parameters.on_nonfinite=skip";
+    let limit = |limit| format!("training_parameters.max_consecutive_skips={limit}");
+    let text = run(Fault::NeverFinite, &[skip, &limit(3)]).unwrap_err();
+    for part in [
+        "the updates of 3 steps in a row were dropped",
+        "that of step 5",
+        "`training_parameters.max_consecutive_skips` is 3",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    // Five of six steps are within a limit of five; 0 is no limit.
+    assert_eq!(run(Fault::NeverFinite, &[skip, &limit(5)]).unwrap(), 5);
+    assert_eq!(run(Fault::NeverFinite, &[skip, &limit(0)]).unwrap(), 5);
 }
 
 #[test]

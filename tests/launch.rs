@@ -339,7 +339,7 @@ fn a_run_ends_with_its_supervisor() {
     for (arguments, name, code) in rows {
         let folder = folder();
         let (child, watched) = supervised(folder.path(), arguments);
-        signal(name, child.id());
+        signal(program::heeded(name), child.id());
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), code, "{name}: {}", text(&output));
         processes::gone(&[watched]);

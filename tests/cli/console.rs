@@ -147,6 +147,7 @@ fn a_console_in_any_state_does_not_stop_training() {
 fn a_signal_ends_the_run_whatever_the_console_does() {
     let signals = [("-TERM", 0), ("-INT", 1), ("-HUP", 2), ("-TERM", 3), ("-HUP", 4)];
     for (signal_name, console) in signals {
+        let signal_name = program::heeded(signal_name);
         let console = CONSOLES[console];
         let folder = folder();
         let (out, err, _other_end) = console.open();

@@ -27,3 +27,18 @@ pub fn folder_with(toml: &str) -> tempfile::TempDir {
     std::fs::write(folder.path().join("run.toml"), toml).unwrap();
     folder
 }
+
+/// Returns a signal by its name, as `kill` takes it, or `-TERM` if this process was started with it
+/// ignored, as background jobs of a script are with interrupts: the program under test leaves it so.
+pub fn heeded(signal_name: &str) -> &str {
+    let number = match signal_name {
+        "-HUP" => 1,
+        "-INT" => 2,
+        _ => return signal_name,
+    };
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let is_ignored = ignored.is_some_and(|mask| (mask >> (number - 1)) & 1 == 1);
+    if is_ignored { "-TERM" } else { signal_name }
+}

@@ -25,6 +25,8 @@
 
 mod allocator;
 
+mod files;
+
 pub mod world;
 
 pub mod mesh;

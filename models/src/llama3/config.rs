@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dream_trainer::world::path_with_home;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -88,7 +89,7 @@ impl Llama3Config {
         let mut shape = match &self.hf_dir {
             Some(dir) => {
                 self.check_beside_hf_dir()?;
-                Llama3Shape::from_hf_dir(dir)?
+                Llama3Shape::from_hf_dir(&path_with_home(dir))?
             }
             None => self.sized(&Llama3Shape::flavor(self.flavor.unwrap_or_default()))?,
         };

@@ -11,6 +11,7 @@ use dream_trainer::train::{
     ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Loss,
     ModelSetup, Result, RunPlan, SetupContext, TokenBatch, Trainer, TrainingStep, WeightSource,
 };
+use dream_trainer::world::path_with_home;
 use serde_json::Value;
 
 use super::{
@@ -94,7 +95,7 @@ impl ModelSetup for Llama3Recipe {
     }
 
     fn hugging_face_dir(&self, config: &Llama3Config) -> Option<PathBuf> {
-        config.hf_dir.clone()
+        config.hf_dir.as_deref().map(path_with_home)
     }
 
     fn hugging_face_weights(

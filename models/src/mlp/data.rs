@@ -51,7 +51,8 @@ impl Batch for RowBatch {
             micro: training.micro_batch_size,
             num_micro: training.gradient_accumulation_steps,
             dp_rank: ctx.dp_rank,
-            step: 0,
+            epoch: 0,
+            taken: 0,
             device: ctx.device.clone(),
         };
         Ok(Streams { train: Box::new(train), validation: None })
@@ -67,11 +68,20 @@ struct RowStream {
     micro: usize,
     num_micro: usize,
     dp_rank: usize,
-    step: u64,
+    epoch: u64,
+    /// Rows of the epoch already taken by all ranks together.
+    taken: u64,
     device: Device,
 }
 
 impl RowStream {
+    /// Begins the next epoch where no step is left in this one.
+    fn wrap(&mut self) {
+        if self.steps_left_in_epoch() == 0 {
+            (self.epoch, self.taken) = (self.epoch.saturating_add(1), 0);
+        }
+    }
+
     fn rows(&self, first: u64) -> RowBatch {
         let mut values = vec![0.0; self.micro * self.width];
         Initializer::Normal { std: 1.0 }.fill(
@@ -89,35 +99,55 @@ impl RowStream {
 
 impl BatchStream<RowBatch> for RowStream {
     fn next_step(&mut self) -> Result<Vec<RowBatch>> {
-        let start = self.step % self.steps_per_epoch() * self.global as u64;
-        let own = start + (self.dp_rank * self.micro * self.num_micro) as u64;
-        self.step += 1;
-        Ok((0..self.num_micro).map(|index| self.rows(own + (index * self.micro) as u64)).collect())
+        let own = self.taken + (self.dp_rank * self.micro * self.num_micro) as u64;
+        let batches = (0..self.num_micro).map(|index| self.rows(own + (index * self.micro) as u64));
+        let batches = batches.collect();
+        self.taken += self.global as u64;
+        self.wrap();
+        Ok(batches)
     }
 
     fn steps_per_epoch(&self) -> u64 {
         self.num_rows / self.global as u64
     }
 
+    fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    fn steps_left_in_epoch(&self) -> u64 {
+        self.num_rows.saturating_sub(self.taken) / self.global as u64
+    }
+
     fn rewind(&mut self) -> Result<()> {
-        self.step = 0;
+        (self.epoch, self.taken) = (0, 0);
         Ok(())
     }
 
     fn state(&self) -> Result<Value> {
-        Ok(json!({ "step": self.step, "rows": self.num_rows, "global": self.global }))
+        Ok(json!({ "epoch": self.epoch, "taken": self.taken, "rows": self.num_rows }))
     }
 
     fn restore(&mut self, state: Value) -> Result<()> {
         let read = |key: &str| {
             state[key].as_u64().ok_or_else(|| format!("the saved position has no `{key}`"))
         };
-        let (rows, global) = (read("rows")?, read("global")?);
-        if (rows, global) != (self.num_rows, self.global as u64) {
-            let now = (self.num_rows, self.global);
-            return Err(format!("the saved position is in {rows} rows, {global} a step, but the run has {} rows, {} a step", now.0, now.1).into());
+        let rows = read("rows")?;
+        if rows != self.num_rows {
+            let now = self.num_rows;
+            return Err(
+                format!("the saved position is in {rows} rows, but the run has {now}").into()
+            );
         }
-        self.step = read("step")?;
+        (self.epoch, self.taken) = match read("global") {
+            // Earlier versions counted steps of one size.
+            Ok(global) => {
+                let (step, per_epoch) = (read("step")?, (rows / global.max(1)).max(1));
+                (step / per_epoch, step % per_epoch * global)
+            }
+            Err(_) => (read("epoch")?, read("taken")?),
+        };
+        self.wrap();
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::callbacks::{Terminal, finish_console};
 use crate::data::{
     DataError, DocumentFormat, PrepareOptions, PreparedTokens, TokenWidth, TokenizerChoice,
-    prepare, sidecar_path,
+    TokenizerOptions, prepare, sidecar_path,
 };
 
 /// Works on training data ahead of a run.
@@ -30,7 +30,7 @@ struct PrepareArgs {
     /// Glob patterns of the input files, read in the order of their paths.
     #[arg(long, required = true, num_args = 1.., value_name = "GLOB")]
     input: Vec<String>,
-    /// Kind of the input files [default: `jsonl` if all end in `.jsonl`, `text` if none does].
+    /// Kind of the input files [default: `jsonl` if all end in `.jsonl` or `.jsonl.gz`, `text` if none does].
     #[arg(long, value_enum)]
     source: Option<SourceArg>,
     /// Key of the text in a JSON line [default: text]. Implies `--source jsonl`.
@@ -48,6 +48,12 @@ struct PrepareArgs {
     /// Id put after every document [default: the tokenizer's end-of-text id, if it has one].
     #[arg(long, value_name = "ID")]
     eos_id: Option<u32>,
+    /// Begins every document with the tokenizer's begin-of-text id.
+    #[arg(long)]
+    add_bos: bool,
+    /// Reads names of special tokens in a text as these tokens.
+    #[arg(long)]
+    parse_special_tokens: bool,
     /// Replaces an existing output.
     #[arg(long)]
     force: bool,
@@ -96,6 +102,10 @@ impl PrepareArgs {
             input: self.input.clone(),
             format: self.format()?,
             tokenizer: TokenizerChoice::from(self.tokenizer.as_str()),
+            tokenizer_options: TokenizerOptions {
+                parse_special_tokens: self.parse_special_tokens,
+                add_bos: self.add_bos,
+            },
             output: self.output.clone(),
             width: self.width.map(|width| match width {
                 WidthArg::U16 => TokenWidth::U16,

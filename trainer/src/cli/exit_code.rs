@@ -37,7 +37,7 @@ impl Exit {
     /// Returns the code of a failed run.
     pub fn of(error: &TrainError) -> Self {
         match error.root() {
-            TrainError::NonFinite { .. } => Self::Numerics,
+            TrainError::NonFinite { .. } | TrainError::TooManySkips { .. } => Self::Numerics,
             TrainError::Checkpoint(_)
             | TrainError::WeightShape { .. }
             | TrainError::WeightsDiffer { .. }

@@ -124,6 +124,8 @@ pub struct ResolvedTraining {
     pub num_sanity_val_steps: u64,
     /// What happens when a loss or a gradient norm is not finite.
     pub on_nonfinite: NonFinitePolicy,
+    /// Updates in a row that may be dropped for it; 0 for any number.
+    pub max_consecutive_skips: u64,
 }
 
 impl ResolvedTraining {

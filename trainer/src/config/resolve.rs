@@ -156,6 +156,7 @@ impl Loaded {
             val_steps: Some(declared.val_steps).filter(|steps| *steps > 0),
             num_sanity_val_steps: declared.num_sanity_val_steps,
             on_nonfinite: declared.on_nonfinite,
+            max_consecutive_skips: declared.max_consecutive_skips,
         })
     }
 

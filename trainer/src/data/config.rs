@@ -13,7 +13,7 @@ pub enum SourceName {
     Text,
     /// JSON lines, one document a line.
     Jsonl,
-    /// Raw little-endian token ids, memory-mapped.
+    /// Raw little-endian token ids, read from disk where needed.
     Tokens,
     /// Made-up tokens, a pure function of seed and position.
     #[default]
@@ -81,7 +81,8 @@ pub struct DataConfig {
     /// Kind of data.
     pub source: SourceName,
     /// Glob patterns of the input files, sorted by path; `text`, `jsonl` and `tokens` only.
-    /// Relative to the working directory.
+    /// Relative to the working directory; `~/` is the home folder. `text` and `jsonl` are UTF-8, and
+    /// expanded where a name ends in `.gz`; a text file and a JSON line have at most 1 GiB.
     pub files: Vec<String>,
     /// Key of the text in a JSON line; `jsonl` only. Default: `text`.
     pub field: Option<String>,
@@ -95,6 +96,12 @@ pub struct DataConfig {
     /// the tokenizer's own end-of-text id, or what the sidecar says, if there is one. Not for
     /// `synthetic`.
     pub eos_id: Option<u32>,
+    /// Begins every document with the tokenizer's begin-of-text id, which must have one; `text` and
+    /// `jsonl` only.
+    pub add_bos: bool,
+    /// Reads names of special tokens in a text, such as `<|end_of_text|>`, as these tokens. Without it
+    /// they are text like any other. `text` and `jsonl` with a `tokenizer.json` only.
+    pub parse_special_tokens: bool,
     /// Sets labels that would predict across a document boundary to -100, so that they add no loss.
     /// Needs an end-of-document id.
     pub mask_document_boundaries: bool,
@@ -124,6 +131,8 @@ impl Default for DataConfig {
             token_width: None,
             tokenizer: None,
             eos_id: None,
+            add_bos: false,
+            parse_special_tokens: false,
             mask_document_boundaries: false,
             shuffle: true,
             validation_fraction: 0.0,

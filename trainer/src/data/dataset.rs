@@ -16,11 +16,14 @@ pub struct Splits {
 }
 
 impl Splits {
-    /// Checks that a model of `model_vocab` ids knows every token of both splits, as
-    /// [`Dataset::check_vocab`] does.
-    pub fn check_vocab(&self, model_vocab: usize) -> Result<(), DataError> {
-        self.train.check_vocab(model_vocab)?;
-        self.validation.iter().try_for_each(|split| split.check_vocab(model_vocab))
+    /// Keeps both splits to the ids that a model of `model_vocab` knows, as
+    /// [`Dataset::for_vocab`] does.
+    ///
+    /// # Errors
+    /// A larger id in the data.
+    pub fn for_vocab(self, model_vocab: usize) -> Result<Self, DataError> {
+        let validation = self.validation.map(|split| split.for_vocab(model_vocab)).transpose()?;
+        Ok(Self { train: self.train.for_vocab(model_vocab)?, validation })
     }
 }
 
@@ -34,6 +37,8 @@ pub struct Dataset {
     pub(crate) num_sequences: u64,
     pub(crate) sequence_length: usize,
     pub(crate) mask_document_boundaries: bool,
+    /// Number of ids of the model, once it is known: larger ones are errors where they are read.
+    pub(crate) model_vocab: Option<usize>,
 }
 
 /// Tokens and what is known of them.
@@ -75,9 +80,14 @@ impl Dataset {
 
     /// Returns the size of the vocabulary: what the tokenizer or sidecar states, else one more than
     /// the largest id, which scans the tokens.
-    pub fn vocab_size(&self) -> usize {
-        let largest = || self.max_id().map_or(0, |id| id as usize + 1);
-        self.content.vocab_size.unwrap_or_else(largest)
+    ///
+    /// # Errors
+    /// A file that can no longer be read.
+    pub fn vocab_size(&self) -> Result<usize, DataError> {
+        match self.content.vocab_size {
+            Some(stated) => Ok(stated),
+            None => Ok(self.max_id()?.map_or(0, |id| id as usize + 1)),
+        }
     }
 
     /// Returns the id that ends a document, if one is known.
@@ -90,33 +100,47 @@ impl Dataset {
         self.mask_document_boundaries
     }
 
-    /// Checks that a model of `model_vocab` ids knows every token, scanning the tokens of files
-    /// without a sidecar, in parallel and once.
+    /// Keeps the data to the ids that a model of `model_vocab` knows: a larger one has no embedding.
     ///
-    /// Call it before training: a larger id has no embedding.
-    pub fn check_vocab(&self, model_vocab: usize) -> Result<(), DataError> {
-        match self.max_id() {
-            Some(max_id) if max_id as usize >= model_vocab => {
-                Err(DataError::VocabTooSmall { max_id, model_vocab })
+    /// Files without a sidecar are scanned now, in parallel and once. What a sidecar says is
+    /// believed now, and every id is looked at where it is read.
+    ///
+    /// # Errors
+    /// The first id that the model does not know, with its file and place.
+    pub fn for_vocab(self, model_vocab: usize) -> Result<Self, DataError> {
+        match &self.content.tokens {
+            Tokens::Stream(stream) => stream.check_vocab(model_vocab)?,
+            Tokens::Synthetic(synthetic) if synthetic.vocab_size > model_vocab => {
+                let max_id = synthetic.vocab_size as u32 - 1;
+                return Err(DataError::VocabTooSmall { max_id, model_vocab });
             }
-            _ => Ok(()),
+            Tokens::Synthetic(_) => {}
         }
+        Ok(Self { model_vocab: Some(model_vocab), ..self })
     }
 
-    fn max_id(&self) -> Option<u32> {
+    fn max_id(&self) -> Result<Option<u32>, DataError> {
         match &self.content.tokens {
             Tokens::Stream(stream) => stream.max_id(),
-            Tokens::Synthetic(synthetic) => Some(synthetic.vocab_size as u32 - 1),
+            Tokens::Synthetic(synthetic) => Ok(Some(synthetic.vocab_size as u32 - 1)),
         }
     }
 
     /// Writes the tokens and labels of a sequence; the label of a token is the next token, or
     /// [`IGNORED_LABEL`](super::IGNORED_LABEL).
     ///
+    /// # Errors
+    /// A file that can no longer be read; an id that the model does not know.
+    ///
     /// # Panics
     /// If `index` is not below the number of sequences, or the slices are not of the sequence
     /// length.
-    pub fn sequence(&self, index: u64, tokens: &mut [i32], labels: &mut [i32]) {
+    pub fn sequence(
+        &self,
+        index: u64,
+        tokens: &mut [i32],
+        labels: &mut [i32],
+    ) -> Result<(), DataError> {
         assert!(index < self.num_sequences, "sequence {index} of {}", self.num_sequences);
         assert_eq!((tokens.len(), labels.len()), (self.sequence_length, self.sequence_length));
         let index = self.first + index;
@@ -126,14 +150,16 @@ impl Dataset {
                 let (last, rest) =
                     labels.split_last_mut().expect("sequences have at least one token");
                 let start = index * self.sequence_length as u64;
-                stream.read(start, tokens);
-                stream.read(start + self.sequence_length as u64, std::slice::from_mut(last));
+                let (end, limit) = (start + self.sequence_length as u64, self.model_vocab);
+                stream.read(start, tokens, limit)?;
+                stream.read(end, std::slice::from_mut(last), limit)?;
                 rest.copy_from_slice(&tokens[1..]);
             }
         }
         if let (true, Some(eos_id)) = (self.mask_document_boundaries, self.content.eos_id) {
             packing::mask_boundaries(tokens, labels, eos_id as i32);
         }
+        Ok(())
     }
 
     /// Describes the data in one line, as users read it.
@@ -145,20 +171,23 @@ impl Dataset {
     }
 
     /// Names the sequences by content, so that a saved position is not applied to others.
-    pub fn fingerprint(&self) -> Fingerprint {
+    ///
+    /// # Errors
+    /// A file that can no longer be read.
+    pub fn fingerprint(&self) -> Result<Fingerprint, DataError> {
         let hasher = match &self.content.tokens {
             Tokens::Stream(stream) => {
-                Hasher::default().bytes(b"stream").number(stream.fingerprint().0)
+                Hasher::default().bytes(b"stream").number(stream.fingerprint()?.0)
             }
             Tokens::Synthetic(synthetic) => Hasher::default()
                 .bytes(b"synthetic")
                 .number(synthetic.seed)
                 .number(synthetic.vocab_size as u64),
         };
-        hasher
+        Ok(hasher
             .number(self.first)
             .number(self.num_sequences)
             .number(self.sequence_length as u64)
-            .finish()
+            .finish())
     }
 }

@@ -1,15 +1,11 @@
 //! Documents out of text and JSON-lines files, tokenized in parallel and handed on in order.
 
-use std::{
-    fs::{self, File},
-    io::{self, BufRead, BufReader, Read},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{DataError, Tokenizer, files, jsonl};
+use super::{DataError, Tokenizer, files, input, jsonl};
 
 /// Bytes of documents tokenized together: enough to keep every thread busy, little enough to hold
 /// in memory.
@@ -29,8 +25,8 @@ pub enum DocumentFormat {
     },
 }
 
-/// Ids of documents that follow each other in the input, each ended by the end-of-document id if
-/// there is one.
+/// Ids of documents that follow each other in the input, each begun by the tokenizer's id for it if
+/// that was asked for, and ended by the end-of-document id if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct TokenizedChunk {
     pub(crate) ids: Vec<u32>,
@@ -72,8 +68,7 @@ impl Documents<'_> {
             let chunks: Vec<_> = self.files[start..end]
                 .par_iter()
                 .map(|path| {
-                    let text = fs::read(path)
-                        .map_err(|source| DataError::Read { path: path.clone(), source })?;
+                    let text = input::read(path)?;
                     let mut chunk = TokenizedChunk::default();
                     self.append(&text, path, &mut chunk)?;
                     chunk.num_bytes = text.len() as u64;
@@ -92,12 +87,10 @@ impl Documents<'_> {
         field: &str,
         sink: &mut ChunkSink<'_>,
     ) -> Result<(), DataError> {
-        let (file, _) = files::open_sized(path)?;
-        let mut reader = BufReader::with_capacity(1 << 20, file);
+        let mut lines = input::open(path)?;
         let mut first_line = 1;
         loop {
-            let text = read_lines(&mut reader)
-                .map_err(|source| DataError::Read { path: path.to_path_buf(), source })?;
+            let text = input::read_lines(&mut lines, CHUNK_BYTES, path)?;
             if text.is_empty() {
                 return Ok(());
             }
@@ -140,8 +133,11 @@ impl Documents<'_> {
         chunk: &mut TokenizedChunk,
     ) -> Result<(), DataError> {
         let before = chunk.ids.len();
+        chunk.ids.extend(self.tokenizer.bos_id());
+        let begun = chunk.ids.len();
         self.tokenizer.encode(document, path, &mut chunk.ids)?;
-        if chunk.ids.len() == before {
+        if chunk.ids.len() == begun {
+            chunk.ids.truncate(before);
             chunk.num_empty += 1;
         } else {
             chunk.ids.extend(self.eos_id);
@@ -159,14 +155,4 @@ fn num_in_chunk(sizes: &[u64]) -> usize {
         total <= CHUNK_BYTES
     };
     sizes.iter().take_while(fits).count().max(1)
-}
-
-/// Reads about a chunk of whole lines; nothing at the end of the file.
-fn read_lines(reader: &mut BufReader<File>) -> io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(CHUNK_BYTES as usize);
-    reader.by_ref().take(CHUNK_BYTES).read_to_end(&mut text)?;
-    if text.last().is_some_and(|byte| *byte != b'\n') {
-        reader.read_until(b'\n', &mut text)?;
-    }
-    Ok(text)
 }

@@ -59,6 +59,16 @@ pub enum DataError {
         .bytes % .width.num_bytes() as u64
     )]
     PartialToken { path: PathBuf, bytes: u64, width: TokenWidth },
+    /// A token file was cut short while it was in use.
+    #[error(
+        "`{path}` was cut short while it was in use: it has {found} bytes now, and had {expected}"
+    )]
+    CutShort { path: PathBuf, found: u64, expected: u64 },
+    /// A token file of unknown width holds what are most likely 32-bit ids.
+    #[error(
+        "`{path}` has no sidecar, and its ids look like `u32` although `u16` is the default width"
+    )]
+    LooksLikeU32 { path: PathBuf },
     /// The configured width is not the one the file was written with.
     #[error("`data.token_width` is `{given}`, but the sidecar of `{path}` says `{described}`")]
     WidthMismatch { path: PathBuf, given: TokenWidth, described: TokenWidth },
@@ -80,6 +90,15 @@ pub enum DataError {
     /// A text is not UTF-8, which a Hugging Face tokenizer needs.
     #[error("`{path}` is not UTF-8 at byte {offset}")]
     InvalidUtf8 { path: PathBuf, offset: usize },
+    /// A text is UTF-16.
+    #[error("`{path}` is UTF-16, by the mark at its start")]
+    Utf16 { path: PathBuf },
+    /// A line does not fit in memory.
+    #[error("`{path}` has a line of more than {limit} bytes")]
+    LineTooLong { path: PathBuf, limit: u64 },
+    /// Documents are to begin with an id that the tokenizer does not have.
+    #[error("`data.add_bos` needs a begin-of-text id, but the tokenizer `{tokenizer}` has none")]
+    NoBeginOfDocument { tokenizer: String },
     /// A line is no JSON object with a text.
     #[error("`{path}` line {line} column {column} is no JSON object with a text: {reason}")]
     JsonLine { path: PathBuf, line: u64, column: usize, reason: String },
@@ -114,6 +133,10 @@ pub enum DataError {
     #[error("the data hold the token id {max_id}, but the model's vocabulary has {model_vocab} ids, 0 to {}", .model_vocab.saturating_sub(1))]
     VocabTooSmall { max_id: u32, model_vocab: usize },
 
+    /// A token id in a file is outside the model's vocabulary.
+    #[error("token {position} of `{path}` is the id {id}, but the model's vocabulary has {model_vocab} ids, 0 to {}", .model_vocab.saturating_sub(1))]
+    ForeignId { path: PathBuf, position: u64, id: u32, model_vocab: usize },
+
     /// A batch size does not divide into equal parts.
     #[error("`global_batch_size` = {global} is not a multiple of {parts} = {num_parts}")]
     Indivisible { global: usize, parts: &'static str, num_parts: usize },
@@ -132,11 +155,6 @@ pub enum DataError {
         "{key} is `{current}`, but the saved position belongs to an order drawn with `{saved}`"
     )]
     ChangedOrder { key: &'static str, saved: String, current: String },
-    /// The saved position is inside a global batch.
-    #[error(
-        "the saved position is {sequences} sequences into an epoch, which is not a multiple of `global_batch_size` = {global_batch_size}"
-    )]
-    PositionInsideBatch { sequences: u64, global_batch_size: usize },
     /// The saved position was written by another version.
     #[error(
         "the saved data position has version {found}, but this program reads version {supported}"
@@ -164,6 +182,8 @@ impl DataError {
             Self::PartialToken { .. } => {
                 "the file is truncated, or `data.token_width` is not the width it was written with"
             }
+            Self::LooksLikeU32 { .. } => "set `data.token_width` to the width it was written with",
+            Self::CutShort { .. } => "replace token files by renaming a new one, not in place",
             Self::WidthMismatch { .. } => "leave `data.token_width` out, or correct it",
             Self::SidecarMismatch { .. } => {
                 "copy the file again together with its `.json`, or remove the sidecar if the file was replaced on purpose"
@@ -171,6 +191,7 @@ impl DataError {
             Self::SidecarFormat { .. } | Self::SidecarVersion { .. } => {
                 "write the token file again with `dream-train data prepare`, or remove the sidecar"
             }
+            Self::Utf16 { .. } => "convert the file to UTF-8",
             Self::InvalidUtf8 { .. } => "convert the file to UTF-8 or use the `byte` tokenizer",
             Self::MissingField { .. } => "set `data.field` to the key that holds the text",
             Self::ReadTokenizer { .. } => {
@@ -182,7 +203,7 @@ impl DataError {
                 "add data or shorten `training_parameters.sequence_length`"
             }
             Self::EmptySplit { .. } => "change the fraction, or add data",
-            Self::VocabTooSmall { .. } => {
+            Self::VocabTooSmall { .. } | Self::ForeignId { .. } => {
                 "raise the model's vocabulary size, or use the tokenizer of the model"
             }
             Self::TooFewSequences { .. } => {

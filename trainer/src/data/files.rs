@@ -7,17 +7,18 @@ use std::{
 };
 
 use super::DataError;
+use crate::files::{self, FileIdentity};
 
-/// Returns the files that match any of the patterns, each once, sorted by path; `key` is where they
-/// were given.
+/// Returns the files that match any of the patterns, sorted by path; `key` is where they were given.
 ///
-/// Folders are left out. A pattern without a matching file is an error, so that a typo never
+/// A file that has several names, by links or detours, counts once, under the first of them. Folders
+/// are left out; pipes and devices are errors. A pattern without a matching file is an error, so that a typo never
 /// shrinks the data.
 pub(crate) fn expand_globs(
     key: &'static str,
     patterns: &[String],
 ) -> Result<Vec<PathBuf>, DataError> {
-    let mut files = BTreeSet::new();
+    let mut found = BTreeSet::new();
     for pattern in patterns {
         let mut is_matched = false;
         let paths = glob::glob(pattern).map_err(|source| DataError::InvalidPattern {
@@ -30,22 +31,31 @@ pub(crate) fn expand_globs(
                 path.map_err(|source| DataError::ListFiles { pattern: pattern.clone(), source })?;
             if !path.is_dir() {
                 is_matched = true;
-                files.insert(path);
+                found.insert(path);
             }
         }
         if !is_matched {
             return Err(DataError::NoFiles { pattern: pattern.clone() });
         }
     }
-    Ok(files.into_iter().collect())
+    let mut known = BTreeSet::new();
+    let mut unique = Vec::with_capacity(found.len());
+    for path in found {
+        if known.insert(identity(&path)?) {
+            unique.push(path);
+        }
+    }
+    Ok(unique)
+}
+
+/// Finds out which file a path leads to.
+pub(crate) fn identity(path: &Path) -> Result<FileIdentity, DataError> {
+    FileIdentity::of(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })
 }
 
 /// Opens a file for reading and returns it with its size in bytes.
 pub(crate) fn open_sized(path: &Path) -> Result<(File, u64), DataError> {
-    let read = |source| DataError::Read { path: path.to_path_buf(), source };
-    let file = File::open(path).map_err(read)?;
-    let size = file.metadata().map_err(read)?.len();
-    Ok((file, size))
+    files::open_regular(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source })
 }
 
 /// Returns the sizes in bytes of files, in order.

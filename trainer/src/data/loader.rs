@@ -1,8 +1,8 @@
 //! The batches of one rank, step by step.
 
 use super::{
-    Batch, DataError, Dataset, Fingerprint, IGNORED_LABEL, LastBatch, LoaderOptions, LoaderState,
-    Permutation, packing,
+    Batch, DataError, Dataset, Fingerprint, IGNORED_LABEL, LoaderOptions, LoaderState, Permutation,
+    packing,
 };
 
 /// Deterministic stream of global batches, of which it builds the part of one data-parallel rank.
@@ -16,7 +16,8 @@ pub struct Loader {
     options: LoaderOptions,
     steps_per_epoch: u64,
     epoch: u64,
-    step_in_epoch: u64,
+    /// Sequences of the current epoch already taken by all ranks together.
+    sequences: u64,
     /// Order of the current epoch; none in stream order.
     order: Option<Permutation>,
     fingerprint: Fingerprint,
@@ -34,13 +35,13 @@ impl Loader {
             return Err(DataError::NoEndOfDocument { key: "document masks" });
         }
         let steps_per_epoch = steps_per_epoch(&dataset, &options)?;
-        let fingerprint = dataset.fingerprint();
+        let fingerprint = dataset.fingerprint()?;
         let mut loader = Self {
             dataset,
             options,
             steps_per_epoch,
             epoch: 0,
-            step_in_epoch: 0,
+            sequences: 0,
             order: None,
             fingerprint,
         };
@@ -58,9 +59,20 @@ impl Loader {
         self.epoch
     }
 
-    /// Returns the steps taken in the current epoch.
-    pub fn step_in_epoch(&self) -> u64 {
-        self.step_in_epoch
+    /// Returns the sequences of the current epoch already taken by all ranks together.
+    pub fn sequences(&self) -> u64 {
+        self.sequences
+    }
+
+    /// Returns the steps that are left in the current epoch, at least 1.
+    pub fn steps_left_in_epoch(&self) -> u64 {
+        self.steps_left_after(self.sequences)
+    }
+
+    /// Returns the steps that are left in an epoch of which so many sequences are taken.
+    pub(super) fn steps_left_after(&self, sequences: u64) -> u64 {
+        let left = self.dataset.num_sequences().saturating_sub(sequences);
+        self.options.last_batch.num_batches(left, self.options.global_batch_size)
     }
 
     /// Returns the data.
@@ -75,21 +87,24 @@ impl Loader {
 
     /// Builds this rank's micro-batches of the next step and goes on, into the next epoch where
     /// this one ends.
-    pub fn next_step(&mut self) -> Vec<Batch> {
+    ///
+    /// # Errors
+    /// A file that can no longer be read; an id that the model does not know.
+    pub fn next_step(&mut self) -> Result<Vec<Batch>, DataError> {
         let LoaderOptions { global_batch_size, micro_batch_size, dp_rank, dp_size, .. } =
             self.options;
         let local_batch_size = global_batch_size / dp_size;
         let first = dp_rank * local_batch_size;
         let batches = (0..local_batch_size / micro_batch_size)
             .map(|i| self.batch(first + i * micro_batch_size))
-            .collect();
+            .collect::<Result<_, _>>()?;
         self.advance();
-        batches
+        Ok(batches)
     }
 
     /// Returns to the first step of the first epoch.
     pub fn rewind(&mut self) {
-        (self.epoch, self.step_in_epoch) = (0, 0);
+        (self.epoch, self.sequences) = (0, 0);
         self.draw_order();
     }
 
@@ -98,45 +113,36 @@ impl Loader {
         LoaderState {
             version: LoaderState::CURRENT_VERSION,
             epoch: self.epoch,
-            sequences: self.step_in_epoch * self.options.global_batch_size as u64,
+            sequences: self.sequences,
             seed: self.options.seed,
             shuffle: self.options.shuffle,
             fingerprint: self.fingerprint,
         }
     }
 
-    /// Continues at a saved position: the next step is the one that followed it, on this mesh as on
-    /// the one that saved it.
+    /// Continues at a saved position: the next step begins with the sequence that followed it, on
+    /// this mesh as on the one that saved it, and with another global batch size too. Sequences of
+    /// the epoch that no longer fill a batch are left out or padded, as at the end of any epoch.
     ///
     /// # Errors
-    /// The data, the seed and the shuffling must be those of the saved position, which must lie
-    /// between two global batches.
+    /// The data, the seed and the shuffling must be those of the saved position.
     pub fn restore(&mut self, state: &LoaderState) -> Result<(), DataError> {
         state.check(&self.state())?;
-        let global_batch_size = self.options.global_batch_size;
-        if !state.sequences.is_multiple_of(global_batch_size as u64) {
-            return Err(DataError::PositionInsideBatch {
-                sequences: state.sequences,
-                global_batch_size,
-            });
-        }
-        self.epoch = state.epoch;
-        self.step_in_epoch = state.sequences / global_batch_size as u64;
+        (self.epoch, self.sequences) = (state.epoch, state.sequences);
         self.wrap();
         Ok(())
     }
 
     fn advance(&mut self) {
-        self.step_in_epoch += 1;
+        self.sequences += self.options.global_batch_size as u64;
         self.wrap();
     }
 
-    /// Begins the next epoch where this one is used up, which with another global batch size a
-    /// saved position can be.
+    /// Begins the next epoch where no step is left in this one.
     fn wrap(&mut self) {
-        if self.step_in_epoch >= self.steps_per_epoch {
-            self.epoch += 1;
-            self.step_in_epoch = 0;
+        if self.steps_left_in_epoch() == 0 {
+            self.epoch = self.epoch.saturating_add(1);
+            self.sequences = 0;
         }
         self.draw_order();
     }
@@ -147,9 +153,8 @@ impl Loader {
     }
 
     /// Builds the micro-batch of the current step that begins with its sequence `first_sequence`.
-    fn batch(&self, first_sequence: usize) -> Batch {
-        let first =
-            self.step_in_epoch * self.options.global_batch_size as u64 + first_sequence as u64;
+    fn batch(&self, first_sequence: usize) -> Result<Batch, DataError> {
+        let first = self.sequences + first_sequence as u64;
         let (num_sequences, length) =
             (self.options.micro_batch_size, self.dataset.sequence_length());
         let mut tokens = vec![0; num_sequences * length];
@@ -158,14 +163,15 @@ impl Loader {
         for ((tokens, labels), place) in rows.zip(first..) {
             if place < self.dataset.num_sequences() {
                 let index = self.order.map_or(place, |order| order.apply(place));
-                self.dataset.sequence(index, tokens, labels);
+                self.dataset.sequence(index, tokens, labels)?;
             } else {
                 labels.fill(IGNORED_LABEL);
             }
         }
         let (documents, positions) = self.number_documents(&tokens).unzip();
-        let step = self.epoch * self.steps_per_epoch + self.step_in_epoch;
-        Batch {
+        let step_in_epoch = self.sequences / self.options.global_batch_size as u64;
+        let step = self.epoch.saturating_mul(self.steps_per_epoch).saturating_add(step_in_epoch);
+        Ok(Batch {
             step,
             first_sequence,
             num_sequences,
@@ -174,7 +180,7 @@ impl Loader {
             labels,
             documents,
             positions,
-        }
+        })
     }
 
     fn number_documents(&self, tokens: &[i32]) -> Option<(Vec<i32>, Vec<i32>)> {
@@ -196,10 +202,7 @@ impl Loader {
 fn steps_per_epoch(dataset: &Dataset, options: &LoaderOptions) -> Result<u64, DataError> {
     let global_batch_size = options.global_batch_size;
     let num_sequences = dataset.num_sequences();
-    let steps = match options.last_batch {
-        LastBatch::Drop => num_sequences / global_batch_size as u64,
-        LastBatch::Pad => num_sequences.div_ceil(global_batch_size as u64),
-    };
+    let steps = options.last_batch.num_batches(num_sequences, global_batch_size);
     if steps == 0 {
         return Err(DataError::TooFewSequences { num_sequences, global_batch_size });
     }

@@ -16,6 +16,7 @@
 
 mod aside;
 mod batch;
+mod bytes;
 mod cache;
 mod config;
 mod dataset;
@@ -23,9 +24,9 @@ mod documents;
 mod error;
 mod files;
 mod fingerprint;
+mod input;
 mod jsonl;
 mod loader;
-mod mapped;
 mod mix;
 mod open;
 mod options;
@@ -58,4 +59,4 @@ pub use prefetch::Prefetcher;
 pub use prepare::{PrepareOptions, PreparedTokens, prepare};
 pub use sidecar::{Sidecar, sidecar_path};
 pub use state::LoaderState;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, TokenizerOptions};

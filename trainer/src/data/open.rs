@@ -33,8 +33,8 @@ impl Dataset {
             SourcePlan::Tokens { files, width, eos_id } => {
                 cutter.files(files, &|files| open_tokens(files, *width, *eos_id))
             }
-            SourcePlan::Documents { format, files, tokenizer, eos_id, cache_dir } => {
-                let tokenizer = Tokenizer::load(tokenizer)?;
+            SourcePlan::Documents { format, files, tokenizer, options, eos_id, cache_dir } => {
+                let tokenizer = Tokenizer::load(tokenizer, *options)?;
                 let eos_id = tokenizer.eos_id(*eos_id)?;
                 let open = |files: &[PathBuf]| {
                     let documents = Documents { format, files, tokenizer: &tokenizer, eos_id };

@@ -13,6 +13,16 @@ pub enum LastBatch {
     Pad,
 }
 
+impl LastBatch {
+    /// Returns how many global batches so many sequences make.
+    pub(crate) fn num_batches(self, num_sequences: u64, global_batch_size: usize) -> u64 {
+        match self {
+            Self::Drop => num_sequences / global_batch_size as u64,
+            Self::Pad => num_sequences.div_ceil(global_batch_size as u64),
+        }
+    }
+}
+
 /// Chooses the batches of one data-parallel rank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoaderOptions {
@@ -71,11 +81,8 @@ impl LoaderOptions {
         }
         if !(global / dp_size).is_multiple_of(micro_batch_size) {
             let parts = "`micro_batch_size` x data-parallel ranks";
-            return Err(DataError::Indivisible {
-                global,
-                parts,
-                num_parts: micro_batch_size * dp_size,
-            });
+            let num_parts = micro_batch_size.saturating_mul(dp_size);
+            return Err(DataError::Indivisible { global, parts, num_parts });
         }
         Ok(())
     }

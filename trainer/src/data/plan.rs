@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::{DocumentFormat, TokenWidth};
+use super::{DocumentFormat, TokenWidth, TokenizerOptions};
+use crate::world::with_home;
 
 /// What the data are, with every default filled in. Making one opens no file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,6 +32,8 @@ pub enum SourcePlan {
         files: Vec<String>,
         /// How documents become ids.
         tokenizer: TokenizerChoice,
+        /// What it makes of special tokens.
+        options: TokenizerOptions,
         /// Id after each document, instead of the tokenizer's own.
         eos_id: Option<u32>,
         /// Folder of tokenized copies.
@@ -66,7 +69,7 @@ pub enum TokenizerChoice {
 
 impl From<&str> for TokenizerChoice {
     fn from(value: &str) -> Self {
-        if value == "byte" { Self::Byte } else { Self::File(value.into()) }
+        if value == "byte" { Self::Byte } else { Self::File(with_home(value).into()) }
     }
 }
 

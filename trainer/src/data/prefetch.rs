@@ -22,9 +22,12 @@ pub struct Prefetcher {
     worker: Option<Worker>,
 }
 
+/// The batches of a step and the position behind them.
+type Step = Result<(Vec<Batch>, LoaderState), DataError>;
+
 #[derive(Debug)]
 struct Worker {
-    steps: Receiver<(Vec<Batch>, LoaderState)>,
+    steps: Receiver<Step>,
     thread: JoinHandle<()>,
 }
 
@@ -41,7 +44,8 @@ impl Prefetcher {
     pub fn next_step(&mut self) -> Result<Vec<Batch>, DataError> {
         let stopped = |message: String| DataError::PrefetchStopped { message };
         let worker = self.worker.as_ref().ok_or_else(|| stopped("it failed before".into()))?;
-        if let Ok((batches, state)) = worker.steps.recv() {
+        if let Ok(step) = worker.steps.recv() {
+            let (batches, state) = step?;
             self.state = state;
             return Ok(batches);
         }
@@ -71,6 +75,11 @@ impl Prefetcher {
         self.loader.steps_per_epoch()
     }
 
+    /// Returns the steps that are left in the epoch of the next step, at least 1.
+    pub fn steps_left_in_epoch(&self) -> u64 {
+        self.loader.steps_left_after(self.state.sequences)
+    }
+
     fn stop(&mut self) {
         if let Some(Worker { steps, thread }) = self.worker.take() {
             // Without a receiver the thread's next send fails, which ends it.
@@ -88,20 +97,26 @@ impl Drop for Prefetcher {
 
 impl Worker {
     fn prepare(mut loader: Loader, depth: usize) -> Result<Self, DataError> {
-        Self::spawn(depth, move || {
-            let batches = loader.next_step();
-            (batches, loader.state())
-        })
+        Self::spawn(depth, move || Ok((loader.next_step()?, loader.state())))
     }
 
     fn spawn(
         depth: usize,
-        mut next: impl FnMut() -> (Vec<Batch>, LoaderState) + Send + 'static,
+        mut next: impl FnMut() -> Step + Send + 'static,
     ) -> Result<Self, DataError> {
         let (sender, steps) = sync_channel(depth);
         let thread = thread::Builder::new()
             .name("data-prefetch".into())
-            .spawn(move || while sender.send(next()).is_ok() {})
+            .spawn(move || {
+                loop {
+                    let step = next();
+                    // After an error there is nothing to go on with.
+                    let is_last = step.is_err();
+                    if sender.send(step).is_err() || is_last {
+                        return;
+                    }
+                }
+            })
             .map_err(|source| DataError::StartPrefetch { source })?;
         Ok(Self { steps, thread })
     }
@@ -139,8 +154,8 @@ mod tests {
         let mut prefetcher = Prefetcher::new(loader(), 1).expect("a thread starts");
         let mut inner = loader();
         let next = move || {
-            assert!(inner.step_in_epoch() < 3, "no more than 3");
-            (inner.next_step(), inner.state())
+            assert!(inner.sequences() < 3, "no more than 3");
+            Ok((inner.next_step()?, inner.state()))
         };
         prefetcher.stop();
         prefetcher.worker = Some(Worker::spawn(1, next).expect("a thread starts"));

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    DataError, DocumentFormat, Sidecar, TokenWidth, Tokenizer, TokenizerChoice,
-    documents::Documents, files, sidecar::sidecar_path, token_file,
+    DataError, DocumentFormat, Sidecar, TokenWidth, Tokenizer, TokenizerChoice, TokenizerOptions,
+    documents::Documents, files, input::expanded_name, sidecar::sidecar_path, token_file,
 };
 
 /// What to tokenize, how, and where to.
@@ -12,11 +12,13 @@ use super::{
 pub struct PrepareOptions {
     /// Glob patterns of the input files, which are read in the order of their paths.
     pub input: Vec<String>,
-    /// How documents lie in the files; by the files' names where not given: `.jsonl` is JSON lines,
-    /// everything else text.
+    /// How documents lie in the files; by the files' names where not given: `.jsonl` and `.jsonl.gz`
+    /// are JSON lines, everything else text.
     pub format: Option<DocumentFormat>,
     /// How documents become ids.
     pub tokenizer: TokenizerChoice,
+    /// What it makes of special tokens.
+    pub tokenizer_options: TokenizerOptions,
     /// Token file to write.
     pub output: PathBuf,
     /// Width of an id; the narrowest that holds the vocabulary where not given.
@@ -51,7 +53,7 @@ pub fn prepare(
         Some(format) => format.clone(),
         None => format_of(&files)?,
     };
-    let tokenizer = Tokenizer::load(&options.tokenizer)?;
+    let tokenizer = Tokenizer::load(&options.tokenizer, options.tokenizer_options)?;
     let documents = Documents {
         format: &format,
         files: &files,
@@ -61,7 +63,8 @@ pub fn prepare(
     let width = options.width.unwrap_or_else(|| TokenWidth::for_vocab(tokenizer.vocab_size()));
     let total: u64 = files::sizes(&files)?.iter().sum();
     let sidecar = token_file::write(&documents, width, &options.output, &mut |done| {
-        progress(done, total);
+        // Compressed inputs hold more than their size.
+        progress(done, total.max(done));
     })?;
     Ok(PreparedTokens { sidecar, num_files: files.len() })
 }
@@ -84,7 +87,8 @@ fn check_output(options: &PrepareOptions, files: &[PathBuf]) -> Result<(), DataE
 }
 
 fn format_of(files: &[PathBuf]) -> Result<DocumentFormat, DataError> {
-    let is_jsonl = |path: &Path| path.extension().is_some_and(|extension| extension == "jsonl");
+    let is_jsonl =
+        |path: &Path| expanded_name(path).extension().is_some_and(|extension| extension == "jsonl");
     let jsonl = files.iter().find(|path| is_jsonl(path));
     let text = files.iter().find(|path| !is_jsonl(path));
     match (jsonl, text) {

@@ -2,8 +2,9 @@
 
 use super::{
     DataConfig, DataError, DataPlan, DocumentFormat, SourceName, SourcePlan, TokenizerChoice,
-    ValidationPlan,
+    TokenizerOptions, ValidationPlan,
 };
+use crate::world::{path_with_home, with_home};
 
 impl DataConfig {
     /// Checks the table and fills in the defaults of its source, without opening a file.
@@ -25,7 +26,7 @@ impl DataConfig {
         const FROM_FILES: &[SourceName] =
             &[SourceName::Text, SourceName::Jsonl, SourceName::Tokens];
         const FROM_TEXT: &[SourceName] = &[SourceName::Text, SourceName::Jsonl];
-        let keys: [(&'static str, bool, &[SourceName], &'static str); 10] = [
+        let keys: [(&'static str, bool, &[SourceName], &'static str); 12] = [
             ("files", !self.files.is_empty(), FROM_FILES, "`text`, `jsonl` or `tokens`"),
             (
                 "validation_files",
@@ -42,6 +43,8 @@ impl DataConfig {
             ),
             ("tokenizer", self.tokenizer.is_some(), FROM_TEXT, "`text` or `jsonl`"),
             ("cache_dir", self.cache_dir.is_some(), FROM_TEXT, "`text` or `jsonl`"),
+            ("add_bos", self.add_bos, FROM_TEXT, "`text` or `jsonl`"),
+            ("parse_special_tokens", self.parse_special_tokens, FROM_TEXT, "`text` or `jsonl`"),
             ("field", self.field.is_some(), &[SourceName::Jsonl], "`jsonl`"),
             ("token_width", self.token_width.is_some(), &[SourceName::Tokens], "`tokens`"),
             ("vocab_size", self.vocab_size.is_some(), &[SourceName::Synthetic], "`synthetic`"),
@@ -71,7 +74,7 @@ impl DataConfig {
                 Ok(self.documents(DocumentFormat::Jsonl { field }))
             }
             SourceName::Tokens => Ok(SourcePlan::Tokens {
-                files: self.files.clone(),
+                files: with_homes(&self.files),
                 width: self.token_width,
                 eos_id: self.eos_id,
             }),
@@ -98,13 +101,17 @@ impl DataConfig {
     fn documents(&self, format: DocumentFormat) -> SourcePlan {
         SourcePlan::Documents {
             format,
-            files: self.files.clone(),
+            files: with_homes(&self.files),
             tokenizer: self
                 .tokenizer
                 .as_deref()
                 .map_or(TokenizerChoice::Byte, TokenizerChoice::from),
+            options: TokenizerOptions {
+                parse_special_tokens: self.parse_special_tokens,
+                add_bos: self.add_bos,
+            },
             eos_id: self.eos_id,
-            cache_dir: self.cache_dir.clone(),
+            cache_dir: self.cache_dir.as_deref().map(path_with_home),
         }
     }
 
@@ -122,10 +129,14 @@ impl DataConfig {
                 second: "validation_files",
             }),
             (true, true) => Ok(ValidationPlan::Fraction(fraction)),
-            (false, false) => Ok(ValidationPlan::Files(self.validation_files.clone())),
+            (false, false) => Ok(ValidationPlan::Files(with_homes(&self.validation_files))),
             (false, true) => Ok(ValidationPlan::None),
         }
     }
+}
+
+fn with_homes(patterns: &[String]) -> Vec<String> {
+    patterns.iter().map(|pattern| with_home(pattern)).collect()
 }
 
 fn check_patterns(key: &'static str, patterns: &[String]) -> Result<(), DataError> {

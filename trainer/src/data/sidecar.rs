@@ -1,7 +1,6 @@
 //! The JSON file beside a token file that says what the ids are.
 
 use std::{
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -9,6 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{DataError, Fingerprint, TokenWidth, aside::AsideFile, stream::TokenStream};
+use crate::files::{MOST_TEXT_BYTES, read_regular};
 
 /// Version of the sidecar format this program reads and writes.
 const VERSION: u32 = 1;
@@ -59,7 +59,7 @@ impl Sidecar {
             version: u32,
         }
         let path = sidecar_path(tokens);
-        let bytes = match fs::read(&path) {
+        let bytes = match read_regular(&path, MOST_TEXT_BYTES) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(DataError::Read { path, source }),
@@ -91,7 +91,7 @@ impl Sidecar {
             let (found, expected) = (stream.num_tokens(), self.num_tokens);
             return mismatch("the number of tokens", found.to_string(), expected.to_string());
         }
-        let fingerprint = stream.fingerprint();
+        let fingerprint = stream.fingerprint()?;
         if fingerprint != self.fingerprint {
             let (found, expected) = (fingerprint, self.fingerprint);
             return mismatch("the fingerprint", format!("`{found}`"), format!("`{expected}`"));

@@ -1,6 +1,6 @@
 //! Cuts tokens into sequences and keeps some of them for validation.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 use super::{
     DataError, DataPlan, Dataset, Splits, ValidationPlan,
@@ -47,8 +47,12 @@ impl Cutter<'_> {
             return self.split_end(&self.cut(open(&train_files)?)?);
         };
         let validation_files = files::expand_globs("data.validation_files", patterns)?;
-        if let Some(path) = validation_files.iter().find(|path| train_files.contains(path)) {
-            return Err(DataError::FileInBothSplits { path: path.clone() });
+        let trained_on: BTreeSet<_> =
+            train_files.iter().map(|path| files::identity(path)).collect::<Result<_, _>>()?;
+        for path in &validation_files {
+            if trained_on.contains(&files::identity(path)?) {
+                return Err(DataError::FileInBothSplits { path: path.clone() });
+            }
         }
         let (train, validation) = (open(&train_files)?, open(&validation_files)?);
         if differ(train.vocab_size, validation.vocab_size)
@@ -91,6 +95,7 @@ impl Cutter<'_> {
             num_sequences,
             sequence_length: self.sequence_length,
             mask_document_boundaries: self.plan.mask_document_boundaries,
+            model_vocab: None,
         }
     }
 

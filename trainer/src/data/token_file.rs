@@ -9,8 +9,8 @@ use std::{
 use super::{
     DataError, Sidecar, TokenWidth,
     aside::AsideFile,
+    bytes::StoreBytes,
     documents::{Documents, TokenizedChunk},
-    mapped::FileBytes,
     stream::{TokenStore, TokenStream},
 };
 
@@ -36,7 +36,7 @@ pub(crate) fn write(
     let written = write_to(&mut file, documents, width, path, progress)?;
     file.commit()?;
     let store =
-        TokenStore { bytes: Arc::new(FileBytes::map(path)?), width, max_id: written.max_id };
+        TokenStore { bytes: Arc::new(StoreBytes::open(path)?), width, max_id: written.max_id };
     let sidecar = Sidecar {
         version: Sidecar::CURRENT_VERSION,
         width,
@@ -48,7 +48,7 @@ pub(crate) fn write(
         vocab_size: documents.tokenizer.vocab_size(),
         tokenizer: documents.tokenizer.name().into(),
         tokenizer_fingerprint: documents.tokenizer.fingerprint(),
-        fingerprint: TokenStream::new(vec![store]).fingerprint(),
+        fingerprint: TokenStream::new(vec![store]).fingerprint()?,
     };
     sidecar.save(path)?;
     Ok(sidecar)
@@ -61,11 +61,11 @@ pub(crate) fn in_memory(
 ) -> Result<TokenStore, DataError> {
     let mut bytes = Vec::new();
     let written = write_to(&mut bytes, documents, width, Path::new("memory"), &mut |_| {})?;
-    Ok(TokenStore { bytes: Arc::new(FileBytes::Owned(bytes)), width, max_id: written.max_id })
+    Ok(TokenStore { bytes: Arc::new(StoreBytes::Owned(bytes)), width, max_id: written.max_id })
 }
 
 /// Opens a token file. A width that is not given comes from the sidecar, else it is the default
-/// one.
+/// one, unless the ids look like the other.
 pub(crate) fn open(
     path: &Path,
     width: Option<TokenWidth>,
@@ -77,9 +77,13 @@ pub(crate) fn open(
     {
         return Err(DataError::WidthMismatch { path: path.to_path_buf(), given, described });
     }
-    let width = width.or(described).unwrap_or_default();
-    let bytes = Arc::new(FileBytes::map(path)?);
-    let num_bytes = bytes.as_slice().len() as u64;
+    let known = width.or(described);
+    let width = known.unwrap_or_default();
+    let bytes = Arc::new(StoreBytes::open(path)?);
+    let num_bytes = bytes.len();
+    if known.is_none() && looks_like_u32(&bytes)? {
+        return Err(DataError::LooksLikeU32 { path: path.to_path_buf() });
+    }
     if !num_bytes.is_multiple_of(width.num_bytes() as u64) {
         return Err(DataError::PartialToken { path: path.to_path_buf(), bytes: num_bytes, width });
     }
@@ -89,6 +93,25 @@ pub(crate) fn open(
         sidecar.check(path, &TokenStream::new(vec![store.clone()]))?;
     }
     Ok((store, sidecar))
+}
+
+/// Returns whether 16-bit ids are more likely the halves of 32-bit ones: every other one of the first
+/// few thousand is next to nothing, and the ones between are not.
+fn looks_like_u32(bytes: &StoreBytes) -> Result<bool, DataError> {
+    /// Pairs that are looked at, and the fewest that tell anything.
+    const PAIRS: (u64, u64) = (4096, 32);
+    /// Largest upper half: vocabularies have fewer than half a million ids.
+    const LARGEST_UPPER: u16 = 7;
+    let pairs = (bytes.len() / 4).min(PAIRS.0);
+    if pairs < PAIRS.1 || !bytes.len().is_multiple_of(4) {
+        return Ok(false);
+    }
+    let mut start = vec![0; pairs as usize * 4];
+    bytes.read(0, &mut start)?;
+    let halves = start.as_chunks::<4>().0;
+    let upper = |half: &[u8; 4]| u16::from_le_bytes([half[2], half[3]]) <= LARGEST_UPPER;
+    let lower = |half: &[u8; 4]| u16::from_le_bytes([half[0], half[1]]) > LARGEST_UPPER;
+    Ok(halves.iter().all(upper) && halves.iter().any(lower))
 }
 
 fn write_to(

@@ -1,15 +1,19 @@
 //! Text to token ids: the built-in byte tokenizer and Hugging Face's `tokenizer.json`.
 
 use std::{
-    fmt, fs,
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{DataError, Fingerprint, TokenizerChoice, fingerprint::Hasher};
+use crate::files::read_regular;
 
+/// Longest `tokenizer.json`, in bytes; the largest published ones have some thirty million.
+const MOST_TOKENIZER_BYTES: u64 = 512 << 20;
 /// Id the byte tokenizer puts after a document.
 const BYTE_EOS: u32 = 256;
 
@@ -18,12 +22,27 @@ const BYTE_EOS: u32 = 256;
 const END_OF_TEXT: [&str; 6] =
     ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]"];
 
+/// Begin-of-text tokens of well-known vocabularies, likewise.
+const BEGIN_OF_TEXT: [&str; 5] = ["<|begin_of_text|>", "<s>", "<bos>", "<|bos|>", "[BOS]"];
+
+/// How a tokenizer treats documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct TokenizerOptions {
+    /// Reads names of special tokens in a text as these tokens. Without it they are text like any
+    /// other.
+    pub parse_special_tokens: bool,
+    /// Begins each document with the tokenizer's begin-of-text id.
+    pub add_bos: bool,
+}
+
 /// Turns documents into token ids.
 pub struct Tokenizer {
     kind: Kind,
     name: String,
     vocab_size: usize,
     eos_id: Option<u32>,
+    /// Begins each document, where that was asked for.
+    bos_id: Option<u32>,
     fingerprint: Fingerprint,
 }
 
@@ -44,10 +63,17 @@ impl fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Loads the chosen tokenizer.
-    pub fn load(choice: &TokenizerChoice) -> Result<Self, DataError> {
+    ///
+    /// # Errors
+    /// A file that is no tokenizer; one without a begin-of-text id where documents are to begin with
+    /// it.
+    pub fn load(choice: &TokenizerChoice, options: TokenizerOptions) -> Result<Self, DataError> {
         match choice {
+            TokenizerChoice::Byte if options.add_bos => {
+                Err(DataError::NoBeginOfDocument { tokenizer: "byte".into() })
+            }
             TokenizerChoice::Byte => Ok(Self::byte()),
-            TokenizerChoice::File(path) => Self::hugging_face(path),
+            TokenizerChoice::File(path) => Self::hugging_face(path, options),
         }
     }
 
@@ -58,12 +84,13 @@ impl Tokenizer {
             name: "byte".into(),
             vocab_size: 257,
             eos_id: Some(BYTE_EOS),
+            bos_id: None,
             fingerprint: Hasher::default().bytes(b"byte").finish(),
         }
     }
 
-    fn hugging_face(path: &Path) -> Result<Self, DataError> {
-        let bytes = fs::read(path)
+    fn hugging_face(path: &Path, options: TokenizerOptions) -> Result<Self, DataError> {
+        let bytes = read_regular(path, MOST_TOKENIZER_BYTES)
             .map_err(|source| DataError::ReadTokenizer { path: path.to_path_buf(), source })?;
         let parse = |source| DataError::ParseTokenizer { path: path.to_path_buf(), source };
         let mut inner = parse_tokenizer(&bytes).map_err(parse)?;
@@ -71,15 +98,25 @@ impl Tokenizer {
         // silently cut documents.
         inner.with_truncation(None).map_err(parse)?;
         inner.with_padding(None);
+        inner.set_encode_special_tokens(!options.parse_special_tokens);
         // Ids may have holes, so the vocabulary reaches to the largest id.
         let max_id = inner.get_vocab(true).into_values().max();
-        let eos_id = end_of_text(path, &inner)?;
+        let special = |key, names| special_id(path, key, names, &inner);
+        let eos_id = special("eos_token", &END_OF_TEXT)?;
+        let bos_id = if options.add_bos {
+            let found = special("bos_token", &BEGIN_OF_TEXT)?;
+            let tokenizer = path.display().to_string();
+            Some(found.ok_or(DataError::NoBeginOfDocument { tokenizer })?)
+        } else {
+            None
+        };
         Ok(Self {
             kind: Kind::HuggingFace(Box::new(inner)),
             name: path.display().to_string(),
             vocab_size: max_id.map_or(0, |id| id as usize + 1),
             eos_id,
-            fingerprint: Hasher::default().bytes(b"tokenizer.json").bytes(&bytes).finish(),
+            bos_id,
+            fingerprint: fingerprint(&bytes, options, bos_id),
         })
     }
 
@@ -108,6 +145,11 @@ impl Tokenizer {
             Some(id) => Ok(Some(id)),
             None => Ok(self.eos_id),
         }
+    }
+
+    /// Returns the id that begins every document, if one is to.
+    pub fn bos_id(&self) -> Option<u32> {
+        self.bos_id
     }
 
     /// Returns the name of the tokenizer by content.
@@ -142,6 +184,19 @@ impl Tokenizer {
     }
 }
 
+/// Names a tokenizer by everything that its ids depend on. Options that are off add nothing, so names
+/// from before there were any stay valid.
+fn fingerprint(bytes: &[u8], options: TokenizerOptions, bos_id: Option<u32>) -> Fingerprint {
+    let mut hasher = Hasher::default().bytes(b"tokenizer.json").bytes(bytes);
+    if options.parse_special_tokens {
+        hasher = hasher.bytes(b"special tokens");
+    }
+    if let Some(id) = bos_id {
+        hasher = hasher.bytes(b"begin of text").number(u64::from(id));
+    }
+    hasher.finish()
+}
+
 /// Reads a `tokenizer.json` without its decoder: no text is made of ids here.
 fn parse_tokenizer(bytes: &[u8]) -> Result<tokenizers::Tokenizer, tokenizers::Error> {
     let mut value: Value = serde_json::from_slice(bytes)?;
@@ -162,27 +217,33 @@ fn guard<T>(call: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, to
     })
 }
 
-/// Finds the end-of-text id: the `eos_token` of `tokenizer_config.json` beside the tokenizer, else
-/// a well-known name.
-fn end_of_text(path: &Path, inner: &tokenizers::Tokenizer) -> Result<Option<u32>, DataError> {
+/// Finds a special id: the token under `key` of `tokenizer_config.json` beside the tokenizer, else one
+/// of well-known names.
+fn special_id(
+    path: &Path,
+    key: &str,
+    names: &[&str],
+    inner: &tokenizers::Tokenizer,
+) -> Result<Option<u32>, DataError> {
     let config = path.with_file_name("tokenizer_config.json");
-    if let Some(token) = configured_eos_token(&config)? {
+    if let Some(token) = configured_token(&config, key)? {
         return Ok(inner.token_to_id(&token));
     }
-    Ok(END_OF_TEXT.iter().find_map(|token| inner.token_to_id(token)))
+    Ok(names.iter().find_map(|token| inner.token_to_id(token)))
 }
 
-/// Reads `eos_token`, which is a string or an object with the string as `content`.
-fn configured_eos_token(config: &PathBuf) -> Result<Option<String>, DataError> {
+/// Reads a token of `tokenizer_config.json`, which is a string or an object with the string as
+/// `content`.
+fn configured_token(config: &PathBuf, key: &str) -> Result<Option<String>, DataError> {
     if !config.exists() {
         return Ok(None);
     }
-    let bytes = fs::read(config)
+    let bytes = read_regular(config, MOST_TOKENIZER_BYTES)
         .map_err(|source| DataError::ReadTokenizer { path: config.clone(), source })?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|source| {
         DataError::ParseTokenizer { path: config.clone(), source: source.into() }
     })?;
-    let token = value.get("eos_token");
+    let token = value.get(key);
     let content = token.and_then(|token| token.get("content")).or(token);
     Ok(content.and_then(Value::as_str).map(str::to_owned))
 }

@@ -1,10 +1,12 @@
 //! From a resolved configuration to the plan a trainer runs.
 
+use crate::checkpoint::CheckpointConfig;
 use crate::comm::CommTimeouts;
 use crate::config::{FloatType, Loaded, ResolvedConfig};
 use crate::fsdp::FullyShardConfig;
 use crate::tensor_parallel::TensorParallelOptions;
-use crate::train::{RunPlan, TrainingPlan};
+use crate::train::{RunConfig, RunPlan, TrainingPlan};
+use crate::world::path_with_home;
 
 /// Puts a resolved configuration in the trainer's terms.
 pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
@@ -13,7 +15,10 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
     let cast = |dtype: FloatType| (dtype != FloatType::F32).then(|| dtype.dtype());
     RunPlan {
         model: resolved.model.name().to_owned(),
-        run: resolved.run.clone(),
+        run: RunConfig {
+            output_dir: path_with_home(&resolved.run.output_dir),
+            ..resolved.run.clone()
+        },
         device: resolved.device.kind,
         mesh: resolved.device.mesh,
         tensor_parallel: TensorParallelOptions {
@@ -47,11 +52,15 @@ pub fn run_plan(loaded: &Loaded, resolved: &ResolvedConfig) -> RunPlan {
             val_steps: training.val_steps.unwrap_or(0),
             num_sanity_val_steps: training.num_sanity_val_steps,
             on_nonfinite: training.on_nonfinite,
+            max_consecutive_skips: training.max_consecutive_skips,
         },
         optimizer: resolved.optimizer.clone(),
         lr_scheduler: resolved.lr_scheduler.clone(),
         data: resolved.data.clone(),
-        checkpoint: resolved.checkpoint.clone(),
+        checkpoint: CheckpointConfig {
+            init_from: resolved.checkpoint.init_from.as_deref().map(path_with_home),
+            ..resolved.checkpoint.clone()
+        },
         metrics: resolved.metrics.clone(),
         callbacks: resolved.callbacks.clone(),
         config_text: loaded.show(resolved),

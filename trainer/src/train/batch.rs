@@ -44,8 +44,26 @@ pub trait BatchStream<B> {
     /// Data that cannot be read.
     fn next_step(&mut self) -> Result<Vec<B>>;
 
-    /// Returns the steps of one epoch.
+    /// Returns the steps of one whole epoch.
     fn steps_per_epoch(&self) -> u64;
+
+    /// Returns the epoch of the next step, from 0, which is the number of finished epochs.
+    fn epoch(&self) -> u64;
+
+    /// Returns the steps that are left in the epoch of the next step, at least 1. Where an earlier
+    /// start took steps of another size in it, they are not simply the rest of
+    /// [`BatchStream::steps_per_epoch`].
+    fn steps_left_in_epoch(&self) -> u64;
+
+    /// Returns the steps that are left until so many epochs are finished.
+    fn steps_until(&self, epochs: u64) -> u64 {
+        match epochs.checked_sub(self.epoch().saturating_add(1)) {
+            Some(whole) => whole
+                .saturating_mul(self.steps_per_epoch())
+                .saturating_add(self.steps_left_in_epoch()),
+            None => 0,
+        }
+    }
 
     /// Starts over.
     ///
@@ -113,10 +131,10 @@ impl SharedData {
             return Ok(splits.clone());
         }
         let splits = Dataset::open(&plan.data, plan.training.sequence_length, plan.run.seed)?;
-        if let Some(vocab_size) = vocab_size {
-            splits.train.check_vocab(vocab_size)?;
-            splits.validation.as_ref().map_or(Ok(()), |split| split.check_vocab(vocab_size))?;
-        }
+        let splits = match vocab_size {
+            Some(vocab_size) => splits.for_vocab(vocab_size)?,
+            None => splits,
+        };
         Ok(self.splits.get_or_init(|| splits).clone())
     }
 }
@@ -216,7 +234,7 @@ impl TokenStream {
         // Which id ends a document matters where labels are masked there; the ids name the rest.
         let end_of_document = dataset.eos_id().filter(|_| dataset.masks_document_boundaries());
         let identity = json!({
-            "fingerprint": dataset.fingerprint(),
+            "fingerprint": dataset.fingerprint()?,
             "end_of_document": end_of_document,
         });
         let loader = Loader::new(dataset, options)?;
@@ -234,6 +252,14 @@ impl BatchStream<TokenBatch> for TokenStream {
 
     fn steps_per_epoch(&self) -> u64 {
         self.prefetcher.steps_per_epoch()
+    }
+
+    fn epoch(&self) -> u64 {
+        self.prefetcher.state().epoch
+    }
+
+    fn steps_left_in_epoch(&self) -> u64 {
+        self.prefetcher.steps_left_in_epoch()
     }
 
     fn rewind(&mut self) -> Result<()> {

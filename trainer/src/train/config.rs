@@ -50,7 +50,8 @@ pub enum NonFinitePolicy {
     /// Ends the run on every rank, naming the step and the first rank that saw it.
     #[default]
     Stop,
-    /// Drops the update of that step on every rank, counts it and goes on.
+    /// Drops the update of that step on every rank, counts it and goes on, up to
+    /// `max_consecutive_skips` times in a row.
     Skip,
 }
 
@@ -91,6 +92,9 @@ pub struct TrainingParameters {
     pub num_sanity_val_steps: u64,
     /// What happens when a loss or a gradient norm is not finite.
     pub on_nonfinite: NonFinitePolicy,
+    /// Updates in a row that `on_nonfinite = "skip"` drops before it ends the run with exit code 4;
+    /// 0 drops any number. Overflows of `f16` that a lower loss scale may help against do not count.
+    pub max_consecutive_skips: u64,
 }
 
 impl Default for TrainingParameters {
@@ -107,6 +111,7 @@ impl Default for TrainingParameters {
             val_steps: 0,
             num_sanity_val_steps: 0,
             on_nonfinite: NonFinitePolicy::Stop,
+            max_consecutive_skips: 10,
         }
     }
 }

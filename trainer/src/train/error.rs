@@ -90,6 +90,16 @@ pub enum TrainError {
         /// Rank and coordinate.
         place: String,
     },
+    /// More updates in a row were dropped than `training_parameters.max_consecutive_skips` allows.
+    #[error(
+        "the updates of {limit} steps in a row were dropped, and so would be that of step {step}, because a number was not finite: `training_parameters.max_consecutive_skips` is {limit}"
+    )]
+    TooManySkips {
+        /// Optimizer step, from 1.
+        step: u64,
+        /// Updates in a row that may be dropped.
+        limit: u64,
+    },
     /// A step in which no label counted.
     #[error("step {step} has no label that counts, so its loss has no meaning")]
     NoTargets {

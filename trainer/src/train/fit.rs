@@ -8,6 +8,7 @@ use burn::module::Module;
 use super::device::reserved_bytes;
 use super::precision::Precision;
 use super::rank::{Rank, hook};
+use super::save::Progress;
 use super::step::{Outcome, nonfinite, scalar};
 use super::{Interrupt, NonFinitePolicy, RunOutcome, StepContext, TrainError, TrainingStep};
 use crate::callbacks::{Interruption, MemoryUse, MergedRequests};
@@ -26,6 +27,9 @@ type Early = Option<Interruption>;
 impl<S: TrainingStep> Rank<'_, S> {
     /// Trains to the last step, or until the run is asked to end.
     pub(crate) fn fit(mut self, interrupt: &Interrupt) -> Result<RunOutcome, TrainError> {
+        if self.progress.step >= self.run.num_steps {
+            return Ok(self.already_complete());
+        }
         let mut last = None;
         let ended = self.run_steps(interrupt, &mut last);
         let ended = self.end_saving(ended);
@@ -49,13 +53,31 @@ impl<S: TrainingStep> Rank<'_, S> {
         })
     }
 
+    /// Says that there is nothing to do and leaves the run's folder as it is.
+    fn already_complete(self) -> RunOutcome {
+        let (step, asked_for) = (self.progress.step, self.run.num_steps);
+        tracing::info!(
+            step,
+            asked_for,
+            folder = %self.run.directory.display(),
+            "this run is complete: nothing is done; more steps or epochs continue it"
+        );
+        RunOutcome {
+            interrupted: false,
+            step,
+            loss: None,
+            skipped_steps: self.progress.skipped_steps,
+            directory: self.run.directory,
+        }
+    }
+
     /// Lets the last checkpoint that was begun count. After an error it can only if every rank has
     /// met the same one.
     fn end_saving(&mut self, ended: Result<Early, TrainError>) -> Result<Early, TrainError> {
         match ended {
             Ok(early) => self.commit().map(|()| early),
             Err(error) => {
-                if let TrainError::NonFinite { .. } = error.root()
+                if let TrainError::NonFinite { .. } | TrainError::TooManySkips { .. } = error.root()
                     && let Err(second) = self.commit()
                 {
                     tracing::warn!(error = %second, "the last checkpoint could not be written");
@@ -90,10 +112,10 @@ impl<S: TrainingStep> Rank<'_, S> {
         if training.num_sanity_val_steps > 0 {
             self.validate(true, training.num_sanity_val_steps)?;
         }
-        let steps_per_epoch = self.streams.train.steps_per_epoch();
         while self.progress.step < self.run.num_steps {
-            let epoch = self.progress.step / steps_per_epoch;
-            if self.progress.step.is_multiple_of(steps_per_epoch) {
+            let data = &self.streams.train;
+            let epoch = data.epoch();
+            if data.steps_left_in_epoch() == data.steps_per_epoch() {
                 self.callbacks.pre_epoch(&self.run, epoch)?;
             }
             let step = self.progress.step + 1;
@@ -113,7 +135,7 @@ impl<S: TrainingStep> Rank<'_, S> {
                 self.callbacks.interruption(&requests)
             };
             part_of(step, "after the update", || self.after_step(requests, why.is_some()))?;
-            if step.is_multiple_of(steps_per_epoch) {
+            if self.streams.train.epoch() != epoch {
                 self.callbacks.post_epoch(&self.run, epoch)?;
             }
             if why.is_some() && step < self.run.num_steps {
@@ -246,6 +268,7 @@ impl<S: TrainingStep> Rank<'_, S> {
         self.progress.step = step;
         self.progress.total_tokens += num_targets;
         self.progress.skipped_steps += u64::from(outcome.skipped);
+        self.count_skips_in_a_row(&outcome)?;
         let loss_scale = self.grad_scaler.as_ref().map(GradScaler::scale);
         if let Some(scaler) = &mut self.grad_scaler {
             scaler.update(outcome.overflowed);
@@ -271,6 +294,22 @@ impl<S: TrainingStep> Rank<'_, S> {
             loss_scale,
             extra: outcome.extra,
         })
+    }
+
+    /// Ends a run that drops one update after the other. An overflow that a lower loss scale may
+    /// help against is normal and does not count.
+    fn count_skips_in_a_row(&mut self, outcome: &Outcome) -> Result<(), TrainError> {
+        let Progress { step, skips_in_a_row, .. } = &mut self.progress;
+        match (outcome.skipped, outcome.overflowed) {
+            (true, true) => {}
+            (true, false) => *skips_in_a_row += 1,
+            (false, _) => *skips_in_a_row = 0,
+        }
+        let limit = self.plan.training.max_consecutive_skips;
+        if limit > 0 && *skips_in_a_row > limit {
+            return Err(TrainError::TooManySkips { step: *step, limit });
+        }
+        Ok(())
     }
 
     /// Runs up to `max_steps` global validation batches, 0 for all, and tells the callbacks the

@@ -45,6 +45,8 @@ pub struct TrainingPlan {
     pub num_sanity_val_steps: u64,
     /// What happens when a number is not finite.
     pub on_nonfinite: NonFinitePolicy,
+    /// Updates in a row that may be dropped for it; 0 for any number.
+    pub max_consecutive_skips: u64,
 }
 
 /// A resolved run. Everything in it has been checked; building it touched no file, socket or
@@ -97,6 +99,7 @@ impl RunPlan {
 
     /// Returns the labels of one optimizer step when none is masked.
     pub fn tokens_per_step(&self) -> u64 {
-        (self.training.global_batch_size * self.training.sequence_length) as u64
+        (self.training.global_batch_size as u64)
+            .saturating_mul(self.training.sequence_length as u64)
     }
 }

@@ -123,16 +123,7 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
         let model = nn::map_values(model, |_, value| Ok::<_, TrainError>(value))?;
 
         let mut optimizers = build_optimizers(trainer, config, plan, &model)?;
-        run.num_steps = match plan.training.length {
-            RunLength::Steps(steps) => steps,
-            RunLength::Epochs(epochs) => epochs * streams.train.steps_per_epoch(),
-        };
         let schedule_start = resumed.as_ref().map_or(0, Resumed::schedule_start);
-        // A run that has nothing left to do has no schedule either.
-        let left = run.num_steps.checked_sub(schedule_start).filter(|left| *left > 0);
-        let schedule = plan.lr_scheduler.resolve(left.unwrap_or(run.num_steps))?;
-        let schedule = schedule.starting_at(schedule_start);
-
         let mut progress = Progress::default();
         let mut grad_scaler = plan.grad_scaler.clone().map(GradScaler::new);
         if let Some(resumed) = resumed {
@@ -141,6 +132,16 @@ impl<'a, S: TrainingStep> Rank<'a, S> {
             progress = resumed.restore(&model, own, grad_scaler.as_mut(), data, &mut callbacks)?;
         }
         run.start_step = progress.step;
+        run.num_steps = match plan.training.length {
+            RunLength::Steps(steps) => steps,
+            RunLength::Epochs(epochs) => {
+                progress.step.saturating_add(streams.train.steps_until(epochs))
+            }
+        };
+        // A run that has nothing left to do has no schedule either.
+        let left = run.num_steps.checked_sub(schedule_start).filter(|left| *left > 0);
+        let schedule = plan.lr_scheduler.resolve(left.unwrap_or(run.num_steps))?;
+        let schedule = schedule.starting_at(schedule_start);
         start.take_effect(&store, &comm)?;
         let report = report(&trainer.setup, config, plan, &model, &streams, &optimizers);
         let activation_estimate = report.activation_estimate;

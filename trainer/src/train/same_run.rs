@@ -36,12 +36,14 @@ const DATA: [&str; 4] = [
     "data.shuffle",
 ];
 
-const CONTENT: [&str; 9] = [
+const CONTENT: [&str; 11] = [
     "data.source",
     "data.files",
     "data.field",
     "data.token_width",
     "data.tokenizer",
+    "data.add_bos",
+    "data.parse_special_tokens",
     "data.eos_id",
     "data.validation_fraction",
     "data.vocab_size",
@@ -62,7 +64,7 @@ const START: [&str; 11] = [
     "checkpoint.init_exclude",
 ];
 
-const TOLD: [&str; 70] = [
+const TOLD: [&str; 71] = [
     "device_parameters.preset",
     "device_parameters.device",
     "device_parameters.world_size",
@@ -105,6 +107,7 @@ const TOLD: [&str; 70] = [
     "training_parameters.val_steps",
     "training_parameters.num_sanity_val_steps",
     "training_parameters.on_nonfinite",
+    "training_parameters.max_consecutive_skips",
     "optimizer.lr",
     "optimizer.betas",
     "optimizer.eps",

@@ -28,6 +28,9 @@ pub(crate) struct Progress {
     pub(crate) total_tokens: u64,
     /// Steps whose update was dropped.
     pub(crate) skipped_steps: u64,
+    /// Those of them at the end, which a new start counts anew.
+    #[serde(skip)]
+    pub(crate) skips_in_a_row: u64,
 }
 
 /// What the manifest keeps under `state`.

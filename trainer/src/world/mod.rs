@@ -11,6 +11,7 @@ mod gpu;
 #[cfg(not(feature = "cuda"))]
 #[path = "no_gpu.rs"]
 mod gpu;
+mod home;
 mod host;
 mod identity;
 mod launch;
@@ -18,6 +19,7 @@ mod launch;
 #[cfg(feature = "cuda")]
 pub use gpu::GpuSoftware;
 pub use gpu::{nccl_version, visible_gpus};
+pub use home::{path_with_home, with_home};
 pub use host::host_name;
 pub use identity::{Launcher, World, WorldError};
 pub use launch::{

@@ -87,8 +87,8 @@ fn fills_in_the_defaults_of_the_source() {
     .map(|table| serde_json::to_string(&resolve(table).unwrap()).unwrap());
     insta::assert_snapshot!(plans.join("\n"), @r#"
     {"source":{"synthetic":{"vocab_size":256,"num_sequences":65536}},"shuffle":true,"mask_document_boundaries":false,"validation":"none"}
-    {"source":{"documents":{"format":"text","files":["docs/**/*.md"],"tokenizer":"byte","eos_id":null,"cache_dir":null}},"shuffle":true,"mask_document_boundaries":false,"validation":{"fraction":0.1}}
-    {"source":{"documents":{"format":{"jsonl":{"field":"text"}},"files":["a.jsonl"],"tokenizer":{"file":"tok/tokenizer.json"},"eos_id":null,"cache_dir":null}},"shuffle":false,"mask_document_boundaries":false,"validation":"none"}
+    {"source":{"documents":{"format":"text","files":["docs/**/*.md"],"tokenizer":"byte","options":{"parse_special_tokens":false,"add_bos":false},"eos_id":null,"cache_dir":null}},"shuffle":true,"mask_document_boundaries":false,"validation":{"fraction":0.1}}
+    {"source":{"documents":{"format":{"jsonl":{"field":"text"}},"files":["a.jsonl"],"tokenizer":{"file":"tok/tokenizer.json"},"options":{"parse_special_tokens":false,"add_bos":false},"eos_id":null,"cache_dir":null}},"shuffle":false,"mask_document_boundaries":false,"validation":"none"}
     {"source":{"tokens":{"files":["a.bin"],"width":null,"eos_id":2}},"shuffle":true,"mask_document_boundaries":true,"validation":{"files":["b.bin"]}}
     "#);
 }

@@ -24,7 +24,7 @@ fn a_text_file_is_a_document_ended_by_an_id() {
     let (h, i) = (i32::from(b'h'), i32::from(b'i'));
     assert_eq!(ids(&config), [h, i, EOS, 255, 10, EOS, i32::from(b'!')]);
     let dataset = open(&config, 1).unwrap().train;
-    assert_eq!((dataset.vocab_size(), dataset.eos_id()), (257, Some(256)));
+    assert_eq!((dataset.vocab_size().unwrap(), dataset.eos_id()), (257, Some(256)));
     assert_eq!(
         dataset.describe(),
         "7 sequences of 1 tokens from 4 text files (8 tokens, tokenizer `byte`)"
@@ -84,7 +84,7 @@ fn a_hugging_face_tokenizer_encodes_whole_documents() {
         ..table(SourceName::Text, &[folder.pattern("*.txt")])
     };
     assert_eq!(ids(&config), [0, 1, 2, 0, 4, 9, 3]);
-    assert_eq!(open(&config, 1).unwrap().train.vocab_size(), 10);
+    assert_eq!(open(&config, 1).unwrap().train.vocab_size().unwrap(), 10);
     let given = DataConfig { eos_id: Some(2), ..config.clone() };
     assert_eq!(ids(&given), [0, 1, 2, 0, 2, 9, 3]);
     for (json, eos_id) in [
@@ -176,8 +176,8 @@ fn cached_tokens_are_those_read_anew_and_follow_their_inputs() {
     assert_eq!(ids(&cached), ids(&plain));
     assert_eq!(fs::metadata(cache.join(&first[0])).unwrap().modified().unwrap(), written);
     assert_eq!(
-        open(&cached, 1).unwrap().train.fingerprint(),
-        open(&plain, 1).unwrap().train.fingerprint()
+        open(&cached, 1).unwrap().train.fingerprint().unwrap(),
+        open(&plain, 1).unwrap().train.fingerprint().unwrap()
     );
 
     folder.write("a.txt", "other");
@@ -209,4 +209,112 @@ fn damaged_cached_tokens_are_written_again() {
     }
     fs::remove_file(&path).unwrap();
     assert_eq!(ids(&config), expected);
+}
+
+fn gzip(parts: &[&[u8]]) -> Vec<u8> {
+    let member = |part: &&[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, part).unwrap();
+        encoder.finish().unwrap()
+    };
+    parts.iter().flat_map(member).collect()
+}
+
+#[test]
+fn compressed_files_are_expanded() {
+    let folder = Folder::new();
+    folder.write(
+        "a.jsonl.gz",
+        gzip(&[b"{\"text\": \"a\"}\n{\"te", b"xt\": \"b\"}\n", b"{\"text\": \"c\"}"]),
+    );
+    let lines = table(SourceName::Jsonl, &[folder.pattern("a.jsonl.gz")]);
+    assert_eq!(ids(&lines), [97, EOS, 98, EOS, 99]);
+    folder.write("a.txt.gz", gzip(&[b"hi", b"!"]));
+    assert_eq!(ids(&table(SourceName::Text, &[folder.pattern("a.txt.gz")])), [104, 105, 33]);
+    for (name, bytes) in [
+        ("cut.jsonl.gz", &gzip(&[&b"{\"text\": \"a\"}\n".repeat(99)])[..30]),
+        ("none.jsonl.gz", b"{\"text\": \"a\"}\n"),
+    ] {
+        folder.write(name, bytes);
+        for source in [SourceName::Jsonl, SourceName::Text] {
+            let message = explain(&open(&table(source, &[folder.pattern(name)]), 1).unwrap_err());
+            let expected = format!("cannot read `DIR/{name}`: ");
+            assert!(folder.redact(&message).starts_with(&expected), "{message}");
+        }
+    }
+}
+
+#[test]
+fn byte_order_marks_are_no_text() {
+    let folder = Folder::new();
+    folder.write("a.txt", b"\xef\xbb\xbfhi");
+    assert_eq!(ids(&table(SourceName::Text, &[folder.pattern("a.txt")])), [104, 105]);
+    folder.write("a.jsonl", b"\xef\xbb\xbf{\"text\": \"hi\"}");
+    assert_eq!(ids(&table(SourceName::Jsonl, &[folder.pattern("a.jsonl")])), [104, 105]);
+    for bytes in [&b"\xff\xfeh\0i\0"[..], b"\xfe\xff\0h\0i"] {
+        folder.write("wide.txt", bytes);
+        for source in [SourceName::Text, SourceName::Jsonl] {
+            let config = table(source, &[folder.pattern("wide.txt")]);
+            let message = folder.redact(&explain(&open(&config, 1).unwrap_err()));
+            assert_eq!(
+                message,
+                "`DIR/wide.txt` is UTF-16, by the mark at its start [convert the file to UTF-8]"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_line_may_be_longer_than_what_is_read_at_a_time() {
+    let folder = Folder::new();
+    let long = "x".repeat(17 << 20);
+    let lines = ["a", &long, "b"].map(|text| format!(r#"{{"text": "{text}"}}"#));
+    folder.write("a.jsonl", lines.join("\n"));
+    let lines = open(&table(SourceName::Jsonl, &[folder.pattern("a.jsonl")]), 4096).unwrap().train;
+    // Three documents, each ended by an id.
+    let expected = format!("({} tokens, ", (17 << 20) + 5);
+    assert!(lines.describe().contains(&expected), "{}", lines.describe());
+}
+
+#[test]
+fn special_tokens_in_a_text_are_text_unless_asked_for() {
+    let folder = Folder::new();
+    folder.write("a.txt", "a <|endoftext|> b");
+    let tokenizer = folder.write("tokenizer.json", tokenizer_json());
+    let config = DataConfig {
+        tokenizer: Some(tokenizer.to_str().unwrap().into()),
+        ..table(SourceName::Text, &[folder.pattern("a.txt")])
+    };
+    let parsed = DataConfig { parse_special_tokens: true, ..config.clone() };
+    assert_eq!(ids(&parsed), [0, 4, 1]);
+    assert!(!ids(&config).contains(&4), "{:?}", ids(&config));
+    let fingerprint = |config| open(config, 1).unwrap().train.fingerprint().unwrap();
+    assert_ne!(fingerprint(&parsed), fingerprint(&config));
+}
+
+#[test]
+fn documents_begin_with_an_id_where_asked_for() {
+    let folder = Folder::new();
+    folder.write("a.txt", "a b");
+    folder.write("b.txt", "");
+    folder.write("c.txt", "c");
+    let tokenizer = folder.write("tok/tokenizer.json", tokenizer_json());
+    let config = DataConfig {
+        tokenizer: Some(tokenizer.to_str().unwrap().into()),
+        add_bos: true,
+        ..table(SourceName::Text, &[folder.pattern("*.txt")])
+    };
+    let message = |config| folder.redact(&explain(&open(config, 1).unwrap_err()));
+    assert_eq!(
+        message(&config),
+        "`data.add_bos` needs a begin-of-text id, but the tokenizer `DIR/tok/tokenizer.json` has none"
+    );
+    assert_eq!(
+        message(&DataConfig { tokenizer: None, ..config.clone() }),
+        "`data.add_bos` needs a begin-of-text id, but the tokenizer `byte` has none"
+    );
+    folder
+        .write("tok/tokenizer_config.json", r#"{"bos_token": "z", "eos_token": "<|endoftext|>"}"#);
+    assert_eq!(ids(&config), [9, 0, 1, 4, 9, 2]);
+    assert_eq!(ids(&DataConfig { add_bos: false, ..config }), [0, 1, 4, 2]);
 }

@@ -76,7 +76,7 @@ pub(crate) fn sequences(dataset: &Dataset) -> Vec<(Vec<i32>, Vec<i32>)> {
     let length = dataset.sequence_length();
     let read = |index| {
         let (mut tokens, mut labels) = (vec![0; length], vec![0; length]);
-        dataset.sequence(index, &mut tokens, &mut labels);
+        dataset.sequence(index, &mut tokens, &mut labels).unwrap();
         (tokens, labels)
     };
     (0..dataset.num_sequences()).map(read).collect()
@@ -111,7 +111,7 @@ pub(crate) fn global_batches(
     num_steps: usize,
 ) -> Vec<Vec<(Vec<i32>, Vec<i32>)>> {
     let step = |loaders: &mut [Loader]| {
-        loaders.iter_mut().flat_map(|loader| rows(&loader.next_step())).collect()
+        loaders.iter_mut().flat_map(|loader| rows(&loader.next_step().unwrap())).collect()
     };
     (0..num_steps).map(|_| step(loaders)).collect()
 }

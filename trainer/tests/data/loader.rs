@@ -14,7 +14,7 @@ fn splits_a_step_in_contiguous_blocks_over_ranks_and_micro_batches() {
     let dataset = open(&table(SourceName::Tokens, &[folder.pattern("a.bin")]), 2).unwrap().train;
     let options = LoaderOptions { shuffle: false, ..options(8) };
     let mut loaders = ranks(&dataset, &options, 2, 2);
-    let step: Vec<_> = loaders.iter_mut().map(Loader::next_step).collect();
+    let step: Vec<_> = loaders.iter_mut().map(|loader| loader.next_step().unwrap()).collect();
     let tokens: Vec<Vec<_>> =
         step.iter().map(|rank| rank.iter().map(|batch| batch.tokens.clone()).collect()).collect();
     assert_eq!(
@@ -22,7 +22,7 @@ fn splits_a_step_in_contiguous_blocks_over_ranks_and_micro_batches() {
         [[vec![0, 1, 2, 3], vec![4, 5, 6, 7]], [vec![8, 9, 10, 11], vec![12, 13, 14, 15]],]
     );
     assert_eq!(step[1][0].labels, [9, 10, 11, 12]);
-    assert_eq!(loaders[1].next_step()[1].labels, [29, 30, 31, 32]);
+    assert_eq!(loaders[1].next_step().unwrap()[1].labels, [29, 30, 31, 32]);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn an_epoch_visits_no_sequence_twice_and_the_next_in_another_order() {
     assert_eq!(loader[0].steps_per_epoch(), 4);
     let mut epochs = [global_batches(&mut loader, 4), global_batches(&mut loader, 4)]
         .map(|epoch| epoch.concat());
-    assert_eq!((loader[0].epoch(), loader[0].step_in_epoch()), (2, 0));
+    assert_eq!((loader[0].epoch(), loader[0].sequences()), (2, 0));
     assert_ne!(epochs[0], epochs[1]);
     for epoch in &mut epochs {
         epoch.sort();
@@ -68,7 +68,7 @@ fn a_padded_epoch_counts_every_sequence_once() {
     assert_eq!(padding, vec![(vec![0, 0], vec![-100, -100]); 2]);
     assert_eq!(loaders[0].epoch(), 1);
     loaders[0].rewind();
-    assert_eq!(rows(&loaders[0].next_step()), sequences(&dataset)[..2]);
+    assert_eq!(rows(&loaders[0].next_step().unwrap()), sequences(&dataset)[..2]);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn numbers_documents_and_positions_where_asked_for() {
     let dataset = open(&config, 4).unwrap().train;
     let options =
         LoaderOptions { shuffle: false, number_documents: true, micro_batch_size: 2, ..options(2) };
-    let batch = Loader::new(dataset, options.clone()).unwrap().next_step().remove(0);
+    let batch = Loader::new(dataset, options.clone()).unwrap().next_step().unwrap().remove(0);
     assert_eq!(batch.documents.unwrap(), [0, 0, 0, 1, 0, 1, 2, 2]);
     assert_eq!(batch.positions.unwrap(), [0, 1, 2, 0, 0, 0, 0, 1]);
     let error = Loader::new(synthetic(4, 4), options).unwrap_err();
@@ -113,21 +113,35 @@ fn resumes_at_every_step_on_any_mesh() {
 }
 
 #[test]
-fn another_global_batch_size_continues_where_the_sequences_allow() {
-    let dataset = synthetic(24, 2);
+fn another_global_batch_size_continues_with_the_next_sequence() {
+    let dataset = synthetic(26, 2);
     let mut small = ranks(&dataset, &options(2), 1, 1);
-    let reference = global_batches(&mut small, 12).concat();
+    let epoch = global_batches(&mut small, 13).concat();
     small[0].rewind();
     global_batches(&mut small, 4);
     let state = small[0].state();
-    let mut large = ranks(&dataset, &options(8), 1, 1);
-    large[0].restore(&state).unwrap();
-    assert_eq!(global_batches(&mut large, 2).concat(), reference[8..]);
-    let error = ranks(&dataset, &options(6), 1, 1)[0].restore(&state).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the saved position is 8 sequences into an epoch, which is not a multiple of `global_batch_size` = 6"
-    );
+    // (batch size, steps left of the 18 sequences that were not taken, those that do not fill one)
+    for (size, steps, rest) in [(8, 2, 2), (6, 3, 0), (5, 3, 3), (18, 1, 0), (1, 18, 0)] {
+        let mut large = ranks(&dataset, &options(size), 1, 1);
+        large[0].restore(&state).unwrap();
+        assert_eq!((large[0].epoch(), large[0].steps_left_in_epoch()), (0, steps), "{size}");
+        let rows = global_batches(&mut large, steps as usize).concat();
+        assert_eq!(
+            rows,
+            epoch[8..26 - rest],
+            "{size}: no sequence comes twice, none is jumped over"
+        );
+        let per_epoch = large[0].steps_per_epoch();
+        assert_eq!((large[0].epoch(), large[0].sequences()), (1, 0));
+        assert_eq!(large[0].steps_left_in_epoch(), per_epoch);
+    }
+    // Where no batch is left, or the epoch was over, the next one begins.
+    for (size, taken, epoch) in [(19, 8, 1), (2, 26, 1), (2, 8, 0)] {
+        let mut loader = ranks(&dataset, &options(size), 1, 1).remove(0);
+        let state = dream_trainer::data::LoaderState { sequences: taken, ..state.clone() };
+        loader.restore(&state).unwrap();
+        assert_eq!(loader.epoch(), epoch, "{size} {taken}");
+    }
 }
 
 #[test]

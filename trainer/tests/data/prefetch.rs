@@ -20,7 +20,7 @@ fn hands_out_the_batches_of_the_loader() {
         let mut prefetcher = Prefetcher::new(loader(), depth).unwrap();
         for _ in 0..10 {
             assert_eq!(prefetcher.state(), reference.state());
-            assert_eq!(prefetcher.next_step().unwrap(), reference.next_step());
+            assert_eq!(prefetcher.next_step().unwrap(), reference.next_step().unwrap());
         }
     }
 }

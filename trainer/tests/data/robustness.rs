@@ -8,7 +8,7 @@ use crate::fixture::{Folder, open, sequences, table, tokenizer_json};
 /// Reads every sequence and checks what holds for any data.
 fn visit(splits: &Splits) {
     let dataset = &splits.train;
-    let vocab_size = dataset.vocab_size();
+    let vocab_size = dataset.vocab_size().unwrap();
     for (tokens, labels) in sequences(dataset) {
         assert_eq!(tokens.len(), labels.len());
         if vocab_size <= 1 << 16 {

@@ -1,8 +1,8 @@
 //! Token files: golden sequences, widths, several files, splits, sidecars and damage.
 
-use dream_trainer::data::{DataConfig, SourceName, TokenWidth};
+use dream_trainer::data::{DataConfig, Loader, SourceName, TokenWidth};
 
-use crate::fixture::{Folder, explain, open, sequences, table, tokens};
+use crate::fixture::{Folder, explain, open, options, sequences, synthetic, table, tokens};
 
 #[test]
 fn cuts_sequences_at_fixed_places_with_labels_shifted_by_one() {
@@ -18,7 +18,7 @@ fn cuts_sequences_at_fixed_places_with_labels_shifted_by_one() {
         ]
     );
     assert_eq!(splits.train.num_tokens(), 9);
-    assert_eq!(splits.train.vocab_size(), 10);
+    assert_eq!(splits.train.vocab_size().unwrap(), 10);
     assert!(splits.validation.is_none());
 }
 
@@ -35,7 +35,7 @@ fn reads_files_as_one_stream_in_path_order() {
     let whole = open(&table(SourceName::Tokens, &[whole.pattern("all.bin")]), 4).unwrap().train;
     let parts = open(&table(SourceName::Tokens, &[parts.pattern("*.bin")]), 4).unwrap().train;
     assert_eq!(sequences(&whole), sequences(&parts));
-    assert_eq!(whole.fingerprint(), parts.fingerprint());
+    assert_eq!(whole.fingerprint().unwrap(), parts.fingerprint().unwrap());
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn reads_both_widths() {
     };
     let dataset = open(&config, 4).unwrap().train;
     assert_eq!(tokens(&dataset), [1, 65_535, 65_536, 1_000_000]);
-    assert_eq!(dataset.vocab_size(), 1_000_001);
+    assert_eq!(dataset.vocab_size().unwrap(), 1_000_001);
 }
 
 #[test]
@@ -140,12 +140,151 @@ fn the_vocabulary_of_the_model_must_hold_every_id() {
     let folder = Folder::new();
     folder.write_u16("a.bin", [3, 9, 1, 2, 8]);
     let dataset = open(&table(SourceName::Tokens, &[folder.pattern("a.bin")]), 2).unwrap().train;
-    dataset.check_vocab(10).unwrap();
-    let error = dataset.check_vocab(9).unwrap_err();
+    dataset.clone().for_vocab(10).unwrap();
+    let error = dataset.for_vocab(9).unwrap_err();
+    assert_eq!(
+        folder.redact(&error.to_string()),
+        "token 1 of `DIR/a.bin` is the id 9, but the model's vocabulary has 9 ids, 0 to 8"
+    );
+    // Made-up data lie in no file.
+    let error = synthetic(3, 2).for_vocab(9).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the data hold the token id 9, but the model's vocabulary has 9 ids, 0 to 8"
+        "the data hold the token id 1048575, but the model's vocabulary has 9 ids, 0 to 8"
     );
+}
+
+#[test]
+fn a_foreign_id_is_found_wherever_it_lies() {
+    let folder = Folder::new();
+    let num_tokens = 3 << 20;
+    for place in [0, 1, 1_234_567, num_tokens - 1] {
+        let mut ids = vec![5_u32; num_tokens];
+        ids[place] = u32::MAX - 1;
+        folder.write("a.bin", ids.iter().flat_map(|id| id.to_le_bytes()).collect::<Vec<_>>());
+        let config = DataConfig {
+            token_width: Some(TokenWidth::U32),
+            ..table(SourceName::Tokens, &[folder.pattern("a.bin")])
+        };
+        let error = open(&config, 8).unwrap().train.for_vocab(9).unwrap_err();
+        let expected = format!("token {place} of `DIR/a.bin` is the id 4294967294");
+        assert!(folder.redact(&error.to_string()).starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
+fn an_id_that_came_into_a_file_later_is_found_when_it_is_read() {
+    let folder = Folder::new();
+    let path = folder.write_u16("a.bin", (0..40).map(|i| i % 9));
+    let dataset = open(&table(SourceName::Tokens, &[folder.pattern("a.bin")]), 4).unwrap().train;
+    let dataset = dataset.for_vocab(9).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[2 * 21] = 77;
+    std::fs::write(&path, bytes).unwrap();
+    let read = |index| dataset.sequence(index, &mut [0; 4], &mut [0; 4]);
+    read(4).unwrap();
+    let error = read(5).unwrap_err();
+    assert_eq!(
+        folder.redact(&error.to_string()),
+        "token 21 of `DIR/a.bin` is the id 77, but the model's vocabulary has 9 ids, 0 to 8"
+    );
+}
+
+#[test]
+fn a_file_that_is_cut_short_while_it_is_read_is_an_error() {
+    let folder = Folder::new();
+    let path = folder.write_u16("a.bin", (0..4000).map(|i| i % 9 + 3));
+    let dataset = open(&table(SourceName::Tokens, &[folder.pattern("a.bin")]), 4).unwrap().train;
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(100).unwrap();
+    dataset.sequence(0, &mut [0; 4], &mut [0; 4]).unwrap();
+    let error = dataset.sequence(900, &mut [0; 4], &mut [0; 4]).unwrap_err();
+    assert_eq!(
+        folder.redact(&explain(&error)),
+        "`DIR/a.bin` was cut short while it was in use: it has 100 bytes now, and had 8000 [replace token files by renaming a new one, not in place]"
+    );
+    // The thread that reads ahead hands the error on.
+    let loader = Loader::new(dataset, options(2));
+    assert!(loader.is_err(), "the fingerprint reads all of a short file");
+}
+
+#[test]
+fn wide_ids_without_a_sidecar_are_noticed() {
+    let folder = Folder::new();
+    let wide = |largest: u32| {
+        (0..100_u32).flat_map(|i| (i * 1021 % largest).to_le_bytes()).collect::<Vec<_>>()
+    };
+    for largest in [50_257, 128_256] {
+        folder.write("a.bin", wide(largest));
+        let config = table(SourceName::Tokens, &[folder.pattern("a.bin")]);
+        let message = folder.redact(&explain(&open(&config, 4).unwrap_err()));
+        assert_eq!(
+            message,
+            "`DIR/a.bin` has no sidecar, and its ids look like `u32` although `u16` is the default width [set `data.token_width` to the width it was written with]"
+        );
+        for width in [TokenWidth::U16, TokenWidth::U32] {
+            open(&DataConfig { token_width: Some(width), ..config.clone() }, 4).unwrap();
+        }
+    }
+    // Ids that are all small, and files too short to tell, are taken as they are.
+    folder.write_u16("a.bin", (0..400).map(|i| i % 2));
+    open(&table(SourceName::Tokens, &[folder.pattern("a.bin")]), 4).unwrap();
+    folder.write("a.bin", &wide(50_257)[..80]);
+    open(&table(SourceName::Tokens, &[folder.pattern("a.bin")]), 4).unwrap();
+}
+
+#[test]
+fn a_file_counts_once_under_all_its_names() {
+    let folder = Folder::new();
+    folder.write_u16("sub/a.bin", [3, 9, 1, 2, 8]);
+    let once = open(&table(SourceName::Tokens, &[folder.pattern("sub/a.bin")]), 2).unwrap().train;
+    let detour = folder.pattern("sub/../sub/a.bin");
+    std::fs::hard_link(folder.path("sub/a.bin"), folder.path("hard.bin")).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(folder.path("sub/a.bin"), folder.path("soft.bin")).unwrap();
+    let patterns = [folder.pattern("sub/a.bin"), detour.clone(), folder.pattern("*.bin")];
+    let all = open(&table(SourceName::Tokens, &patterns), 2).unwrap().train;
+    assert_eq!(sequences(&all), sequences(&once));
+    for other in
+        ["hard.bin", "soft.bin"].map(|name| folder.pattern(name)).into_iter().chain([detour])
+    {
+        let config = DataConfig {
+            validation_files: vec![other],
+            ..table(SourceName::Tokens, &[folder.pattern("sub/a.bin")])
+        };
+        let message = explain(&open(&config, 2).unwrap_err());
+        assert!(message.contains("is matched by both"), "{message}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn only_regular_files_are_read() {
+    let folder = Folder::new();
+    let made = std::process::Command::new("mkfifo").arg(folder.path("pipe.bin")).status();
+    assert!(made.unwrap().success());
+    let rows = [
+        (SourceName::Tokens, folder.pattern("pipe.bin"), "a named pipe"),
+        (SourceName::Text, folder.pattern("pipe.bin"), "a named pipe"),
+        (SourceName::Jsonl, folder.pattern("pipe.bin"), "a named pipe"),
+        (SourceName::Tokens, "/dev/zero".to_owned(), "a device"),
+        (SourceName::Text, "/dev/zero".to_owned(), "a device"),
+        (SourceName::Jsonl, "/dev/urandom".to_owned(), "a device"),
+    ];
+    for (source, pattern, kind) in rows {
+        let message = explain(&open(&table(source, &[pattern]), 2).unwrap_err());
+        assert!(message.contains(&format!("it is {kind}, not a regular file")), "{message}");
+    }
+    folder.write("a.txt", "text");
+    for (pattern, kind) in
+        [(folder.pattern("pipe.bin"), "a named pipe"), ("/dev/zero".into(), "a device")]
+    {
+        let config = DataConfig {
+            tokenizer: Some(pattern),
+            ..table(SourceName::Text, &[folder.pattern("a.txt")])
+        };
+        let message = explain(&open(&config, 2).unwrap_err());
+        assert!(message.contains(kind), "{message}");
+    }
 }
 
 #[test]
@@ -183,7 +322,7 @@ fn made_up_tokens_depend_on_seed_and_index_alone() {
     let (short, long, other) = (open(3, 1), open(30, 1), open(3, 2));
     assert_eq!(sequences(&short)[..], sequences(&long)[..3]);
     assert_ne!(sequences(&short), sequences(&other));
-    assert_ne!(short.fingerprint(), long.fingerprint());
+    assert_ne!(short.fingerprint().unwrap(), long.fingerprint().unwrap());
     for (tokens, labels) in sequences(&long) {
         assert_eq!(tokens[1..], labels[..15]);
         assert!(tokens.iter().chain(&labels).all(|id| (0..50).contains(id)));

@@ -1,0 +1,37 @@
+//! Paths that begin with `~`.
+
+use std::path::{Path, PathBuf};
+
+use super::env;
+
+/// Puts the home folder in the place of a leading `~`, as shells do.
+pub fn with_home(path: &str) -> String {
+    let home = || env::variable("HOME").filter(|home| !home.is_empty());
+    match path.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            home().map_or_else(|| path.to_owned(), |home| home + rest)
+        }
+        _ => path.to_owned(),
+    }
+}
+
+/// Puts the home folder in the place of a leading `~`.
+pub fn path_with_home(path: &Path) -> PathBuf {
+    path.to_str().map_or_else(|| path.to_path_buf(), |text| with_home(text).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_leading_tilde_of_ones_own_is_the_home_folder() {
+        for text in ["a/~/b", "~other/a", "", "data/*.txt"] {
+            assert_eq!(with_home(text), text);
+        }
+        if let Some(home) = env::variable("HOME").filter(|home| !home.is_empty()) {
+            assert_eq!(with_home("~/a"), format!("{home}/a"));
+            assert_eq!(with_home("~"), home);
+        }
+    }
+}
