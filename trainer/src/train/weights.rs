@@ -143,7 +143,7 @@ pub(crate) fn initial<S: ModelSetup>(
         Found::Checkpoint(checkpoint) => {
             let saved = Recorded::read(&checkpoint)?;
             differences = same_run::models_differ(&saved, now, setup.training_keys());
-            Box::new(CheckpointWeights(Arc::new(checkpoint)))
+            Box::new(CheckpointWeights(checkpoint))
         }
         Found::HuggingFace(directory) => {
             // `model.hf_dir` is where `[model]` comes from; what is given beside it is meant.
@@ -167,19 +167,19 @@ pub(crate) fn initial<S: ModelSetup>(
 
 /// A folder with weights, opened.
 enum Found {
-    Checkpoint(Checkpoint),
+    Checkpoint(Arc<Checkpoint>),
     HuggingFace(HfDirectory),
 }
 
 /// Opens a checkpoint, the newest of a run or of its folder of checkpoints, or a Hugging Face folder.
 fn locate(path: &Path, comm: &MeshComm) -> Result<Found, TrainError> {
     if Checkpoint::is_at(path) {
-        return Ok(Found::Checkpoint(Checkpoint::open(path)?));
+        return Ok(Found::Checkpoint(Arc::new(Checkpoint::open(path)?)));
     }
     for folder in [path.join("checkpoints"), path.to_path_buf()] {
         let store = CheckpointStore::new(&folder);
         if folder.is_dir() && !store.list()?.is_empty() {
-            return Ok(Found::Checkpoint(newest(&store, comm)?));
+            return Ok(Found::Checkpoint(Arc::new(newest(&store, comm)?)));
         }
     }
     if path.join("config.json").exists() {
