@@ -47,7 +47,8 @@ pub enum CheckpointError {
         /// The system's answer.
         source: io::Error,
     },
-    /// A folder for this step is there already, and checkpoints are never overwritten.
+    /// A folder for this step is there already, and checkpoints are never overwritten. A start sets
+    /// aside what is newer than its own checkpoint, so somebody else has put it there since.
     #[error("checkpoint `{}` exists already", path.display())]
     Exists {
         /// The folder.
@@ -67,6 +68,28 @@ pub enum CheckpointError {
     #[error("`{}` holds no `manifest.json`, so it is not a complete checkpoint", path.display())]
     Incomplete {
         /// The folder.
+        path: PathBuf,
+    },
+    /// Something else lies where a folder or a file of a checkpoint belongs.
+    #[error("`{}` is not a regular file or folder of a checkpoint", path.display())]
+    NotAFile {
+        /// What lies there.
+        path: PathBuf,
+    },
+    /// The manifest is longer than any manifest.
+    #[error("manifest `{}` has {found} bytes, more than the limit of {limit}", path.display())]
+    ManifestSize {
+        /// The manifest.
+        path: PathBuf,
+        /// Its size.
+        found: u64,
+        /// The largest size.
+        limit: u64,
+    },
+    /// The manifest lacks the checksum that its version has.
+    #[error("manifest `{}` has no checksum: its content was damaged", path.display())]
+    NoChecksum {
+        /// The manifest.
         path: PathBuf,
     },
     /// The manifest is not what this version writes.
@@ -264,6 +287,9 @@ impl CheckpointError {
                 !matches!(error.kind, TensorFileErrorKind::Read(_) | TensorFileErrorKind::Write(_))
             }
             Self::Incomplete { .. }
+            | Self::NotAFile { .. }
+            | Self::ManifestSize { .. }
+            | Self::NoChecksum { .. }
             | Self::Manifest { .. }
             | Self::Format { .. }
             | Self::Step { .. }

@@ -144,10 +144,16 @@ impl Checkpoint {
 
     /// Compares every file with its checksum and every block with its file's header.
     pub fn verify(&self) -> Result<(), CheckpointError> {
-        let names: Vec<&String> = self.files.keys().collect();
-        names.into_par_iter().try_for_each(|name| self.file(name).map(drop))?;
+        self.verify_share(0, 1)
+    }
+
+    /// Does the part of [`Checkpoint::verify`] that falls to `rank` when `world_size` ranks share the
+    /// files. On the mesh that saved it is the file that the rank will read.
+    pub fn verify_share(&self, rank: usize, world_size: usize) -> Result<(), CheckpointError> {
+        let names: BTreeSet<&String> = self.files.keys().skip(rank).step_by(world_size).collect();
+        names.par_iter().try_for_each(|name| self.file(name).map(drop))?;
         for (key, tensor) in &self.manifest.tensors {
-            for part in &tensor.blocks {
+            for part in tensor.blocks.iter().filter(|part| names.contains(&part.file)) {
                 mapped(&*self.file(&part.file)?, key, tensor, part)?;
             }
         }
@@ -208,6 +214,9 @@ pub(crate) fn check_files(folder: &Path, manifest: &Manifest) -> Result<(), Chec
             io::ErrorKind::NotFound => TensorFileErrorKind::Missing.at(&path).into(),
             _ => CheckpointError::io("read", &path)(error),
         })?;
+        if !found.is_file() {
+            return Err(CheckpointError::NotAFile { path });
+        }
         if found.len() != entry.bytes {
             let (found, expected) = (found.len(), entry.bytes);
             return Err(CheckpointError::FileSize { path, found, expected });

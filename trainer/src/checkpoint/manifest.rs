@@ -1,12 +1,18 @@
 //! The manifest: what a checkpoint holds and where. Versioned, strict, free of Burn.
+//!
+//! From version 2 on it has a checksum of its own, `"xxh3":"0123456789abcdef"`: XXH3 (64 bit) of the
+//! text without these 16 digits. Every later version keeps it, and where the text has it: that is how
+//! a manifest of a newer release is told from a damaged one.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::block::{Block, check_tiling};
 use super::error::CheckpointError;
@@ -16,6 +22,14 @@ use super::{dtype, save::RankFile};
 pub(crate) const FILE_NAME: &str = "manifest.json";
 /// Value of the `format` field.
 const FORMAT: &str = "dream-train-checkpoint";
+/// First version with a checksum of the manifest.
+const FIRST_WITH_CHECKSUM: u64 = 2;
+/// What comes before the digits of the checksum.
+const CHECKSUM_KEY: &[u8] = br#""xxh3":""#;
+/// The digits as long as they are not known.
+const NO_CHECKSUM: &str = "0000000000000000";
+/// Bytes of a manifest at most: what a thousand ranks write of a thousand tensors fits a few times.
+const MAX_BYTES: u64 = 1 << 30;
 
 /// The description of one checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +39,9 @@ pub struct Manifest {
     format: String,
     /// Version of the layout described here.
     version: u64,
+    /// Checksum of the text; absent in version 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    xxh3: Option<String>,
     /// Optimizer steps taken.
     pub step: u64,
     /// The rest of the state, apart from tensors.
@@ -93,7 +110,7 @@ struct Preamble {
 
 impl Manifest {
     /// The newest version, and the one that is written.
-    pub const VERSION: u64 = 1;
+    pub const VERSION: u64 = 2;
 
     /// Puts together what all ranks wrote, and checks that every tensor is whole.
     pub(crate) fn assemble(
@@ -104,6 +121,7 @@ impl Manifest {
         let mut manifest = Self {
             format: FORMAT.to_owned(),
             version: Self::VERSION,
+            xxh3: Some(NO_CHECKSUM.to_owned()),
             step,
             run,
             files: BTreeMap::new(),
@@ -171,21 +189,25 @@ impl Manifest {
     /// Reads and checks the manifest of `folder`.
     pub(crate) fn read(folder: &Path) -> Result<Self, CheckpointError> {
         let path = folder.join(FILE_NAME);
-        let text = fs::read(&path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => CheckpointError::Incomplete { path: folder.to_path_buf() },
-            _ => CheckpointError::io("read", &path)(error),
-        })?;
+        let text = read_text(folder, &path)?;
         let damaged = |source| CheckpointError::Manifest { path: path.clone(), source };
         let preamble: Preamble = serde_json::from_slice(&text).map_err(damaged)?;
         if preamble.format != FORMAT {
             let (found, expected) = (preamble.format, FORMAT);
             return Err(CheckpointError::Format { path, found, expected });
         }
+        if preamble.version >= FIRST_WITH_CHECKSUM {
+            check_text(&text, &path)?;
+        }
         if preamble.version > Self::VERSION {
             let (found, supported) = (preamble.version, Self::VERSION);
             return Err(CheckpointError::Version { path, found, supported });
         }
         let manifest: Self = serde_json::from_slice(&text).map_err(damaged)?;
+        if preamble.version < FIRST_WITH_CHECKSUM && manifest.xxh3.is_some() {
+            // The version itself was damaged.
+            check_text(&text, &path)?;
+        }
         manifest.validate()?;
         Ok(manifest)
     }
@@ -193,8 +215,11 @@ impl Manifest {
     /// Writes the manifest into `folder` and syncs it.
     pub(crate) fn write(&self, folder: &Path) -> Result<(), CheckpointError> {
         let path = folder.join(FILE_NAME);
-        let text = serde_json::to_vec(self)
+        let mut text = serde_json::to_vec(self)
             .map_err(|source| CheckpointError::Manifest { path: path.clone(), source })?;
+        let digits = checksum_digits(&text).expect("a manifest that was put together has them");
+        let sum = checksum(&text, &digits);
+        text[digits].copy_from_slice(sum.as_bytes());
         let write = || {
             let mut file = fs::File::create_new(&path)?;
             file.write_all(&text)?;
@@ -202,6 +227,54 @@ impl Manifest {
         };
         write().map_err(CheckpointError::io("write", &path))
     }
+}
+
+/// Reads the text of a manifest. What is no file, a pipe for instance, is not opened.
+fn read_text(folder: &Path, path: &Path) -> Result<Vec<u8>, CheckpointError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            CheckpointError::Incomplete { path: folder.to_path_buf() }
+        }
+        _ => CheckpointError::io("read", path)(error),
+    };
+    let found = fs::metadata(path).map_err(failed)?;
+    if !found.is_file() {
+        return Err(CheckpointError::NotAFile { path: path.to_path_buf() });
+    }
+    if found.len() > MAX_BYTES {
+        let (path, found) = (path.to_path_buf(), found.len());
+        return Err(CheckpointError::ManifestSize { path, found, limit: MAX_BYTES });
+    }
+    fs::read(path).map_err(failed)
+}
+
+/// Compares a text with the checksum in it.
+fn check_text(text: &[u8], path: &Path) -> Result<(), CheckpointError> {
+    let Some(digits) = checksum_digits(text) else {
+        return Err(CheckpointError::NoChecksum { path: path.to_path_buf() });
+    };
+    let found = checksum(text, &digits);
+    if found.as_bytes() == &text[digits.clone()] {
+        return Ok(());
+    }
+    let expected = String::from_utf8_lossy(&text[digits]).into_owned();
+    Err(CheckpointError::Checksum { path: path.to_path_buf(), found, expected })
+}
+
+/// Finds the digits of the checksum: they follow the first key of that name.
+fn checksum_digits(text: &[u8]) -> Option<Range<usize>> {
+    let key = text.windows(CHECKSUM_KEY.len()).position(|window| window == CHECKSUM_KEY)?;
+    let start = key + CHECKSUM_KEY.len();
+    let end = start + NO_CHECKSUM.len();
+    (end <= text.len()).then_some(start..end)
+}
+
+/// Returns the checksum of a text without its digits.
+fn checksum(text: &[u8], digits: &Range<usize>) -> String {
+    let mut hash = Xxh3::new();
+    hash.update(&text[..digits.start]);
+    hash.update(&text[digits.end..]);
+    format!("{:016x}", hash.digest())
 }
 
 /// Whether `name` stays in the folder it is joined to.

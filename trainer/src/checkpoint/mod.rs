@@ -12,7 +12,9 @@
 //!     rank-00000.safetensors
 //!     rank-00001.safetensors
 //!     manifest.json         written last
-//!   .step-00000120.partial/ being written, or left by a run that died
+//!   step-00000110.damaged-1/    set aside because it was damaged
+//!   step-00000110.superseded-1/ set aside because a branch began below it
+//!   .step-00000120.partial/     being written, or left by a run that died
 //! ```
 //!
 //! # Saving
@@ -27,13 +29,15 @@
 //! # Loading
 //!
 //! [`CheckpointStore::scan`] finds the newest usable step and says why newer folders were passed
-//! over. [`Checkpoint::read_block`] assembles any block from whatever blocks were written, so a run
+//! over. Nothing is overwritten and no step is saved twice: [`CheckpointStore::set_aside_damaged`] and
+//! [`CheckpointStore::set_aside_after`] rename what is in the way. [`Checkpoint::read_block`] assembles any block from whatever blocks were written, so a run
 //! loads on any mesh. A file is checked against its checksum before its first byte is handed out.
 //!
 //! # Versions
 //!
 //! A reader knows every version up to [`Manifest::VERSION`]; a newer one is an error, never a
-//! guess. Manifests are strict: a new field means a new version, because an older reader cannot
+//! guess. From version 2 on a manifest has a checksum of its own, which tells a newer version from a
+//! damaged one. Manifests are strict: a new field means a new version, because an older reader cannot
 //! know whether ignoring it is harmless. Nothing rewrites a manifest, so nothing is lost by reading
 //! with another version.
 //!

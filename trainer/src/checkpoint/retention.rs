@@ -1,6 +1,7 @@
 //! Removing what is no longer wanted: old checkpoints and the leftovers of saves that died.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use super::error::CheckpointError;
@@ -9,18 +10,27 @@ use super::store::CheckpointStore;
 
 /// Suffixes of folders that are no checkpoint: still being written, or already being removed.
 const LEFTOVERS: [&str; 2] = [".partial", ".removing"];
+/// How the names of files begin that prove that the directory can be written.
+const PROBE: &str = ".probe-";
 
 impl CheckpointStore {
-    /// Removes the oldest complete checkpoints until `keep_latest` are left, 0 keeping all, and
-    /// returns their steps.
+    /// Removes the oldest whole checkpoints until `keep_latest` are left, 0 keeping all, and returns
+    /// their steps.
     ///
-    /// The checkpoint of `just_saved` stays in any case. A folder is renamed before its files go,
-    /// so that an interrupted removal leaves no half checkpoint under a good name.
+    /// The checkpoint of `just_saved` stays in any case. Whole means a sound manifest and files of
+    /// their full length; what is not whole, and what was set aside, neither counts nor is removed. A
+    /// folder is renamed before its files go, so that an interrupted removal leaves no half
+    /// checkpoint under a good name.
     pub fn retain(&self, keep_latest: usize, just_saved: u64) -> Result<Vec<u64>, CheckpointError> {
-        let steps = self.list()?;
-        let surplus = if keep_latest == 0 { 0 } else { steps.len().saturating_sub(keep_latest) };
-        let old: Vec<u64> =
-            steps.into_iter().take(surplus).filter(|&step| step != just_saved).collect();
+        let steps = self.steps()?;
+        if keep_latest == 0 || steps.len() <= keep_latest {
+            return Ok(Vec::new());
+        }
+        let is_whole = |step: &u64| self.open(*step).is_ok();
+        let newest_first = steps.into_iter().rev().filter(is_whole);
+        let old = newest_first.skip(keep_latest).filter(|&step| step != just_saved);
+        let mut old: Vec<u64> = old.collect();
+        old.reverse();
         for &step in &old {
             let folder = self.folder(step);
             let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -37,11 +47,12 @@ impl CheckpointStore {
         Ok(old)
     }
 
-    /// Removes what saves and removals left behind when their process died.
+    /// Removes what saves, removals and probes left behind when their process died.
     pub(crate) fn remove_leftovers(&self) -> Result<(), CheckpointError> {
         for (name, path) in self.entries()? {
-            let is_ours = name.starts_with(".step-");
-            if is_ours && LEFTOVERS.iter().any(|suffix| name.ends_with(suffix)) {
+            let is_unfinished =
+                name.starts_with(".step-") && LEFTOVERS.iter().any(|suffix| name.ends_with(suffix));
+            if is_unfinished || name.starts_with(PROBE) {
                 remove(&path)?;
             }
         }
@@ -49,6 +60,12 @@ impl CheckpointStore {
     }
 }
 
-fn remove(folder: &Path) -> Result<(), CheckpointError> {
-    fs::remove_dir_all(folder).map_err(CheckpointError::io("remove", folder))
+/// Removes a folder with all it holds, or whatever else has the name.
+fn remove(path: &Path) -> Result<(), CheckpointError> {
+    let removed = fs::remove_dir_all(path).or_else(|error| match error.kind() {
+        io::ErrorKind::NotADirectory => fs::remove_file(path),
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error),
+    });
+    removed.map_err(CheckpointError::io("remove", path))
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 
 use super::error::CheckpointError;
@@ -31,6 +32,8 @@ pub struct Scan {
 /// A folder that is no usable checkpoint.
 #[derive(Debug)]
 pub struct Skipped {
+    /// The step in its name.
+    pub step: u64,
     /// The folder.
     pub path: PathBuf,
     /// Why it cannot be used.
@@ -54,20 +57,18 @@ impl CheckpointStore {
         &self.root
     }
 
-    /// Creates the directory if needed and proves, by writing and removing a file, that it can hold
-    /// checkpoints.
-    pub fn check_writable(&self) -> Result<(), CheckpointError> {
+    /// Creates the directory if needed, removes what dead processes left in it, which may be what
+    /// fills the disk, and proves, by writing and removing a file, that it can hold checkpoints.
+    ///
+    /// Only the owner of the run calls it: the leftovers of one process are another's work.
+    pub fn prepare(&self) -> Result<(), CheckpointError> {
+        let refused = |source| CheckpointError::NotWritable { path: self.root.clone(), source };
+        fs::create_dir_all(&self.root).map_err(refused)?;
+        self.remove_leftovers()?;
         let probe = self.root.join(format!(".probe-{}", std::process::id()));
-        let write = || {
-            fs::create_dir_all(&self.root)?;
-            fs::File::create(&probe)?.write_all(b"probe")?;
-            match fs::remove_file(&probe) {
-                // Another rank of this process asked the same question and tidied up first.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            }
-        };
-        write().map_err(|source| CheckpointError::NotWritable { path: self.root.clone(), source })
+        let written = fs::File::create(&probe).and_then(|mut file| file.write_all(b"probe"));
+        let removed = fs::remove_file(&probe);
+        written.and(removed).map_err(refused)
     }
 
     /// Returns the steps that have a folder with a manifest, oldest first.
@@ -88,8 +89,18 @@ impl CheckpointStore {
     /// A checkpoint that is intact but cannot be read, one of a newer release for instance, is an
     /// error: training on from an older one would be a silent fallback.
     pub fn scan(&self, check: Check) -> Result<Scan, CheckpointError> {
+        self.scan_steps(.., check)
+    }
+
+    /// Does what [`CheckpointStore::scan`] does for some of the steps.
+    pub fn scan_steps(
+        &self,
+        steps: impl RangeBounds<u64>,
+        check: Check,
+    ) -> Result<Scan, CheckpointError> {
         let mut skipped = Vec::new();
-        for (step, path) in self.folders()?.into_iter().rev() {
+        let wanted = self.folders()?.into_iter().filter(|folder| steps.contains(&folder.0));
+        for (step, path) in wanted.rev() {
             let usable = self.open(step).and_then(|checkpoint| {
                 if check == Check::Checksums {
                     checkpoint.verify()?;
@@ -100,7 +111,7 @@ impl CheckpointStore {
                 Ok(checkpoint) => {
                     return Ok(Scan { newest: Some(checkpoint), skipped });
                 }
-                Err(reason) if reason.is_damage() => skipped.push(Skipped { path, reason }),
+                Err(reason) if reason.is_damage() => skipped.push(Skipped { step, path, reason }),
                 Err(error) => return Err(error),
             }
         }
@@ -110,9 +121,12 @@ impl CheckpointStore {
     /// Opens the checkpoint of `step`.
     pub fn open(&self, step: u64) -> Result<Checkpoint, CheckpointError> {
         let path = self.folder(step);
-        if !path.is_dir() {
+        if path.symlink_metadata().is_err() {
             let (root, available) = (self.root.clone(), self.list()?);
             return Err(CheckpointError::NoSuchStep { step, root, available });
+        }
+        if !path.is_dir() {
+            return Err(CheckpointError::NotAFile { path });
         }
         let checkpoint = Checkpoint::open(&path)?;
         if checkpoint.step() != step {
@@ -149,24 +163,32 @@ impl CheckpointStore {
 
     /// Renames the folders of later steps, so that a run continuing from `step` can save them anew,
     /// and returns the new names. Nothing is deleted.
+    ///
+    /// Older ones go first: a start that dies halfway leaves the newest, from which the old branch
+    /// goes on as if nothing had been asked.
     pub fn set_aside_after(&self, step: u64) -> Result<Vec<PathBuf>, CheckpointError> {
-        let mut moved = Vec::new();
-        for (_, path) in self.folders()?.into_iter().filter(|folder| folder.0 > step) {
-            let aside = |nth: u32| path.with_added_extension(format!("superseded-{nth}"));
-            let mut nth = 1;
-            while aside(nth).exists() {
-                nth += 1;
-            }
-            let target = aside(nth);
-            fs::rename(&path, &target).map_err(CheckpointError::io("rename", &path))?;
-            moved.push(target);
-        }
+        let later = self.folders()?.into_iter().filter(|folder| folder.0 > step);
+        let moved = later.map(|(_, path)| rename(&path, "superseded"));
+        let moved = moved.collect::<Result<_, _>>()?;
+        sync_folder(&self.root)?;
+        Ok(moved)
+    }
+
+    /// Renames the damaged folder of `step`, so that it neither counts nor is in the way, and returns
+    /// the new name. Nothing is deleted.
+    pub fn set_aside_damaged(&self, step: u64) -> Result<PathBuf, CheckpointError> {
+        let moved = rename(&self.folder(step), "damaged")?;
         sync_folder(&self.root)?;
         Ok(moved)
     }
 
     pub(crate) fn folder(&self, step: u64) -> PathBuf {
         self.root.join(folder_name(step))
+    }
+
+    /// Steps that have anything under the name of a checkpoint, oldest first.
+    pub(crate) fn steps(&self) -> Result<Vec<u64>, CheckpointError> {
+        Ok(self.folders()?.into_iter().map(|folder| folder.0).collect())
     }
 
     /// Folders named like complete checkpoints, oldest first; a missing directory has none.
@@ -198,6 +220,18 @@ impl CheckpointStore {
             .collect::<io::Result<_>>()
             .map_err(CheckpointError::io("list", &self.root))
     }
+}
+
+/// Gives a folder the first free name that says why it does not count.
+fn rename(path: &Path, reason: &str) -> Result<PathBuf, CheckpointError> {
+    let aside = |nth: u32| path.with_added_extension(format!("{reason}-{nth}"));
+    let mut nth = 1;
+    while aside(nth).symlink_metadata().is_ok() {
+        nth += 1;
+    }
+    let target = aside(nth);
+    fs::rename(path, &target).map_err(CheckpointError::io("rename", path))?;
+    Ok(target)
 }
 
 fn folder_name(step: u64) -> String {

@@ -62,7 +62,7 @@ impl Start {
         }
         let mut found = None;
         if comm.rank() == 0 {
-            store.check_writable()?;
+            store.prepare()?;
             found = match config.resume_step {
                 Some(step) => Some(store.open(step)?),
                 None => newest(store)?,

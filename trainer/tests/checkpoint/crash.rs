@@ -136,6 +136,78 @@ fn retention_keeps_the_newest_and_the_one_just_written() {
     }
 }
 
+/// Ways to damage a checkpoint that its files' names and lengths show.
+fn damage(folder: &Path, how: &str) {
+    match how {
+        "no manifest" => fs::remove_file(folder.join("manifest.json")).unwrap(),
+        "half a manifest" => truncate(&folder.join("manifest.json"), 200),
+        "half a shard" => truncate(&folder.join("rank-00000.safetensors"), 40),
+        "no shard" => fs::remove_file(folder.join("rank-00003.safetensors")).unwrap(),
+        other => unreachable!("{other}"),
+    }
+}
+
+#[test]
+fn retention_counts_whole_checkpoints_only() {
+    for how in ["no manifest", "half a manifest", "half a shard", "no shard"] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store_with(directory.path(), &[10, 20, 30, 40]);
+        damage(&store.root().join("step-00000030"), how);
+        assert_eq!(store.retain(2, 40).unwrap(), [10], "{how}");
+        assert!(store.root().join("step-00000030").exists(), "{how}");
+        store.open(20).unwrap().verify().unwrap();
+        // The last whole one stays whatever else there is.
+        damage(&store.root().join("step-00000040"), how);
+        assert!(store.retain(1, 40).unwrap().is_empty(), "{how}");
+        store.open(20).unwrap();
+    }
+}
+
+#[test]
+fn what_was_set_aside_neither_counts_nor_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with(directory.path(), &[10, 20, 30, 40]);
+    let aside =
+        [store.set_aside_damaged(40).unwrap(), store.set_aside_after(20).unwrap().remove(0)];
+    save(&store, 30, 4, &[8, 6], &quarters());
+    assert_eq!(store.retain(2, 30).unwrap(), [10]);
+    assert_eq!(store.list().unwrap(), [20, 30]);
+    assert!(aside.iter().all(|path| path.join("manifest.json").exists()));
+}
+
+#[test]
+fn setting_aside_goes_on_where_it_was_cut_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with(directory.path(), &[1, 2, 3, 4]);
+    // Older ones go first, so the newest is still there to continue from.
+    let first = store.root().join("step-00000002");
+    fs::rename(&first, first.with_added_extension("superseded-1")).unwrap();
+    assert_eq!(store.scan(Check::Checksums).unwrap().newest.unwrap().step(), 4);
+    let moved = store.set_aside_after(1).unwrap();
+    let names: Vec<_> = moved.iter().map(|path| path.file_name().unwrap()).collect();
+    assert_eq!(names, ["step-00000003.superseded-1", "step-00000004.superseded-1"]);
+    assert_eq!(store.list().unwrap(), [1]);
+}
+
+#[test]
+fn what_a_full_disk_left_is_cleared_before_space_is_needed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with(directory.path(), &[1]);
+    let root = store.root();
+    fs::create_dir(root.join(".step-00000002.partial")).unwrap();
+    fs::write(root.join(".step-00000002.partial/rank-00000.safetensors"), [0; 99]).unwrap();
+    fs::create_dir(root.join(".step-00000000.removing")).unwrap();
+    // Names of ours that are no folders.
+    fs::write(root.join(".step-00000003.partial"), "").unwrap();
+    fs::write(root.join(".probe-4711"), "pro").unwrap();
+    fs::write(root.join(".nfs0001"), "theirs").unwrap();
+    store.prepare().unwrap();
+    let mut names: Vec<_> =
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".nfs0001", "step-00000001"]);
+}
+
 #[test]
 fn retention_leaves_what_is_no_checkpoint_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -163,7 +235,7 @@ fn a_directory_not_yet_made_is_empty() {
     let store = CheckpointStore::new(directory.path().join("not/yet"));
     assert!(store.list().unwrap().is_empty());
     assert!(store.scan(Check::Checksums).unwrap().newest.is_none());
-    store.check_writable().unwrap();
+    store.prepare().unwrap();
     assert_eq!(fs::read_dir(store.root()).unwrap().count(), 0);
 }
 
@@ -172,7 +244,7 @@ fn a_directory_that_cannot_hold_checkpoints_is_found_out_early() {
     let directory = tempfile::tempdir().unwrap();
     // A file in the way refuses every user, the superuser included; permissions would not.
     fs::write(directory.path().join("file"), "").unwrap();
-    let error = CheckpointStore::new(directory.path().join("file/checkpoints")).check_writable();
+    let error = CheckpointStore::new(directory.path().join("file/checkpoints")).prepare();
     let error = error.unwrap_err();
     assert!(matches!(error, CheckpointError::NotWritable { .. }));
     assert!(explain(&error).contains("is not writable: "), "{}", explain(&error));

@@ -8,7 +8,7 @@ use burn::tensor::TensorData;
 use dream_trainer::checkpoint::{Block, Check, CheckpointError, CheckpointStore, RunState, Shard};
 use serde_json::{Value, json};
 
-use crate::fixture::{explain, quarters, shard, store_with};
+use crate::fixture::{counted, explain, quarters, shard, sign, store_with};
 
 #[test]
 fn one_flipped_byte_is_caught_before_it_is_handed_out() {
@@ -35,14 +35,119 @@ fn edit(folder: &Path, change: impl FnOnce(&mut Value)) {
     let path = folder.join("manifest.json");
     let mut manifest = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     change(&mut manifest);
-    fs::write(path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    fs::write(path, sign(&manifest.to_string())).unwrap();
+}
+
+#[test]
+fn every_flipped_bit_of_a_manifest_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_with(directory.path(), &[1]);
+    let path = store.root().join("step-00000001/manifest.json");
+    let sound = fs::read(&path).unwrap();
+    for at in 0..sound.len() {
+        for bit in [1, 4, 128] {
+            let mut bytes = sound.clone();
+            bytes[at] ^= bit;
+            fs::write(&path, bytes).unwrap();
+            let error = store.open(1).unwrap_err();
+            assert!(error.is_damage(), "byte {at}, bit {bit}: {}", explain(&error));
+        }
+    }
+    fs::write(&path, sound).unwrap();
+    store.open(1).unwrap();
+}
+
+/// What version 1 wrote, which had no checksum of its own.
+const VERSION_1: &str = r#"{"format":"dream-train-checkpoint","version":1,"step":12,"run":{"mesh":{"tp":1},"config":{},"state":{"tokens":9}},"files":{"rank-00000.safetensors":{"bytes":152,"xxh3":"12478c9a4cb09dab"}},"tensors":{"model/w":{"dtype":"f32","shape":[2,2],"blocks":[{"file":"rank-00000.safetensors","name":"model/w","block":{"offset":[0,0],"shape":[1,2]}},{"file":"rank-00000.safetensors","name":"model/w#1","block":{"offset":[1,0],"shape":[1,2]}}]}}}"#;
+
+#[test]
+fn a_checkpoint_of_version_1_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = CheckpointStore::new(directory.path());
+    let save = store.begin(12).unwrap();
+    let blocks = [Block::new([0, 0], [1, 2]), Block::new([1, 0], [1, 2])];
+    let pieces = blocks.map(|block| ("model/w".to_owned(), shard(&[2, 2], &block)));
+    let file = save.write_rank(0, pieces).unwrap();
+    let path = save.commit(RunState::default(), vec![file]).unwrap().path().join("manifest.json");
+    fs::write(&path, VERSION_1).unwrap();
+    let checkpoint = store.open(12).unwrap();
+    checkpoint.verify().unwrap();
+    assert_eq!(checkpoint.read("model/w").unwrap(), counted(&[2, 2], &Block::whole(&[2, 2])));
+    assert_eq!(checkpoint.manifest().run.state["tokens"], 9);
+}
+
+/// Puts something that is no checkpoint, or half of one, in the place of step 9.
+fn spoil(kind: &str, root: &Path) {
+    let folder = root.join("step-00000009");
+    let (manifest, shard) = (folder.join("manifest.json"), folder.join("rank-00001.safetensors"));
+    match kind {
+        "a file" => {
+            fs::remove_dir_all(&folder).unwrap();
+            fs::write(folder, "notes").unwrap();
+        }
+        "an empty folder" => {
+            fs::remove_dir_all(&folder).unwrap();
+            fs::create_dir(folder).unwrap();
+        }
+        "a folder for a manifest" => {
+            fs::remove_file(&manifest).unwrap();
+            fs::create_dir(manifest).unwrap();
+        }
+        "a folder for a shard" => {
+            fs::remove_file(&shard).unwrap();
+            fs::create_dir(shard).unwrap();
+        }
+        "a huge manifest" => {
+            fs::File::options().write(true).open(manifest).unwrap().set_len(1 << 31).unwrap();
+        }
+        #[cfg(unix)]
+        "a link to nowhere" => {
+            fs::remove_dir_all(&folder).unwrap();
+            std::os::unix::fs::symlink("nowhere", folder).unwrap();
+        }
+        #[cfg(unix)]
+        "a pipe for a manifest" => {
+            fs::remove_file(&manifest).unwrap();
+            let made = std::process::Command::new("mkfifo").arg(manifest).status().unwrap();
+            assert!(made.success());
+        }
+        other => unreachable!("{other}"),
+    }
+}
+
+#[test]
+fn whatever_lies_there_never_blocks_and_is_set_aside() {
+    let mut kinds = vec![
+        "a file",
+        "an empty folder",
+        "a folder for a manifest",
+        "a folder for a shard",
+        "a huge manifest",
+    ];
+    if cfg!(unix) {
+        kinds.extend(["a link to nowhere", "a pipe for a manifest"]);
+    }
+    for kind in kinds {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store_with(directory.path(), &[8, 9]);
+        spoil(kind, store.root());
+        fs::write(store.root().join("notes.txt"), "").unwrap();
+        fs::create_dir(store.root().join("step-latest")).unwrap();
+        let scan = store.scan(Check::Checksums).unwrap();
+        assert_eq!(scan.newest.unwrap().step(), 8, "{kind}");
+        assert_eq!(scan.skipped.len(), 1, "{kind}");
+        let aside = store.set_aside_damaged(9).unwrap();
+        assert!(aside.ends_with("step-00000009.damaged-1"), "{kind}: {}", aside.display());
+        assert!(aside.symlink_metadata().is_ok(), "{kind}");
+        assert!(store.begin(9).is_ok(), "{kind}");
+    }
 }
 
 #[test]
 fn a_manifest_that_is_wrong_says_how() {
     type Change = fn(&mut Value);
     let rows: [(Change, &str); 12] = [
-        (|m| m["version"] = json!(2), "has version 2 but this release reads up to 1"),
+        (|m| m["version"] = json!(3), "has version 3 but this release reads up to 2"),
         (|m| m["format"] = json!("gguf"), "has format `gguf` instead of `dream-train-checkpoint`"),
         (|m| m["step"] = json!(9), "holds the manifest of step 9 instead of 1"),
         (|m| m["colour"] = json!("red"), "unknown field `colour`"),
@@ -75,9 +180,31 @@ fn a_checkpoint_of_a_newer_release_is_not_passed_over() {
     let directory = tempfile::tempdir().unwrap();
     let store = store_with(directory.path(), &[1, 2]);
     edit(&store.root().join("step-00000002"), |manifest| {
-        *manifest = json!({"format": "dream-train-checkpoint", "version": 7, "blobs": []});
+        let checksum = "0000000000000000";
+        *manifest = json!({"format": "dream-train-checkpoint", "version": 7, "xxh3": checksum, "blobs": []});
     });
     assert!(matches!(store.scan(Check::Files), Err(CheckpointError::Version { found: 7, .. })));
+    // Without its checksum it is as likely a damaged one of this release.
+    let path = store.root().join("step-00000002/manifest.json");
+    fs::write(path, r#"{"format": "dream-train-checkpoint", "version": 7}"#).unwrap();
+    assert_eq!(store.scan(Check::Files).unwrap().newest.unwrap().step(), 1);
+}
+
+#[test]
+fn ranks_that_share_the_files_find_every_damage_once() {
+    for damaged in 0..4 {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store_with(directory.path(), &[1]);
+        let path = store.root().join(format!("step-00000001/rank-0000{damaged}.safetensors"));
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 16;
+        fs::write(&path, bytes).unwrap();
+        for world_size in 1..6 {
+            let found = (0..world_size)
+                .filter(|&rank| store.open(1).unwrap().verify_share(rank, world_size).is_err());
+            assert_eq!(found.collect::<Vec<_>>(), [damaged % world_size]);
+        }
+    }
 }
 
 #[test]

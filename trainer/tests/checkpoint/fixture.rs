@@ -5,6 +5,7 @@ use std::path::Path;
 use burn::tensor::TensorData;
 use dream_trainer::checkpoint::{Block, Checkpoint, CheckpointStore, RunState, Shard};
 use serde_json::json;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// Block `block` of the tensor of shape `shape` whose element at flat position i is i.
 pub(crate) fn counted(shape: &[usize], block: &Block) -> TensorData {
@@ -73,4 +74,12 @@ pub(crate) fn store_with(root: &Path, steps: &[u64]) -> CheckpointStore {
 pub(crate) fn explain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Gives the text of a manifest the checksum that it needs to be believed.
+pub(crate) fn sign(text: &str) -> String {
+    let key = "\"xxh3\":\"";
+    let (head, tail) = text.split_once(key).unwrap();
+    let (head, tail) = (format!("{head}{key}"), &tail[16..]);
+    format!("{head}{:016x}{tail}", xxh3_64(format!("{head}{tail}").as_bytes()))
 }

@@ -121,7 +121,7 @@ fn the_manifest_looks_like_this() {
     let checkpoint = save.commit(run, vec![file]).unwrap();
     let text = std::fs::read_to_string(checkpoint.path().join("manifest.json")).unwrap();
     insta::assert_snapshot!(text.replace(":{\"", ":{\n\""), @r#"
-    {"format":"dream-train-checkpoint","version":1,"step":12,"run":{
+    {"format":"dream-train-checkpoint","version":2,"xxh3":"1f35fa5a1826f976","step":12,"run":{
     "mesh":{
     "tp":1},"config":{},"state":{
     "tokens":9}},"files":{
