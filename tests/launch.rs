@@ -209,9 +209,14 @@ fn run_folder(folder: &Path) -> PathBuf {
 
 /// Starts a supervised run and returns it with the process it watches, once that has saved.
 fn supervised(folder: &Path, arguments: &[&str]) -> (Child, u32) {
+    supervised_to(20, folder, arguments)
+}
+
+/// Starts a supervised run and returns it with the process it watches, once a step is saved.
+fn supervised_to(step: u64, folder: &Path, arguments: &[&str]) -> (Child, u32) {
     let mut command = command(folder, arguments);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let saved = run_folder(folder).join("checkpoints/step-00000020");
+    let saved = run_folder(folder).join(format!("checkpoints/step-{step:08}"));
     let start = Instant::now();
     while !saved.exists() {
         assert!(start.elapsed() < PROMPT, "the run did not begin");
@@ -248,6 +253,60 @@ fn a_killed_run_starts_again_from_its_checkpoint_and_gives_the_same_numbers() {
     assert!(shown.contains("ended by signal 9; restart 1 of 2"), "{shown}");
     assert_eq!(shown.matches("launch: ").count(), 1, "{shown}");
     assert_eq!(end(folder.path()), end(whole.path()));
+}
+
+#[test]
+fn a_branch_begins_once_however_often_its_run_starts_again() {
+    let whole = folder();
+    let output = command(whole.path(), &["--config", "run.toml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let folder = folder();
+    let short = ["--config", "run.toml", "--set", "training_parameters.steps=40"];
+    let output = command(folder.path(), &short).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let arguments = [
+        &["--config", "run.toml", "--max-restarts", "2", "--restart-delay", "0"][..],
+        &["--set", "checkpoint.resume_step=20"],
+    ]
+    .concat();
+    let (child, watched) = supervised_to(80, folder.path(), &arguments);
+    signal("-KILL", watched);
+    let output = child.wait_with_output().unwrap();
+    let shown = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{shown}");
+    assert!(shown.contains("restart 1 of 2"), "{shown}");
+    assert_eq!(shown.matches("a branch begins at step 20").count(), 1, "{shown}");
+    assert_eq!(shown.matches("resume_step = 20 in `[checkpoint]` was carried out").count(), 1);
+    assert!(shown.contains("step-00000040.superseded-1"), "{shown}");
+    assert!(!run_folder(folder.path()).join("checkpoints/step-00000040.superseded-2").exists());
+    assert_eq!(end(folder.path()), end(whole.path()));
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_with_the_cause() {
+    let folder = folder();
+    let set = |steps| format!("training_parameters.steps={steps}");
+    let go = |steps| {
+        let output =
+            command(folder.path(), &["--config", "run.toml", "--set", &set(steps)]).output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        text(&output)
+    };
+    go(40);
+    let manifest = run_folder(folder.path()).join("checkpoints/step-00000040/manifest.json");
+    fs::remove_file(manifest).unwrap();
+    let shown = go(60);
+    let lines: String = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [
+        "the checkpoint of step 40 is damaged and was set aside as",
+        "step-00000040.damaged-1",
+        "holds no `manifest.json`",
+        "the run goes on from step 20",
+    ] {
+        assert!(lines.contains(part), "{part}: {shown}");
+    }
+    assert!(!go(60).contains("damaged"));
 }
 
 #[test]

@@ -4,6 +4,12 @@
 #[allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 mod support;
 
+#[path = "resume/branches.rs"]
+#[allow(unreachable_pub, reason = "the modules of this test use each other")]
+mod branches;
+#[path = "resume/damage.rs"]
+mod damage;
+
 use std::fs;
 use std::path::Path;
 

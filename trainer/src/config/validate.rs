@@ -172,6 +172,14 @@ fn check_checkpoint(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
         };
         errors.push(loaded.refuse(&KeyPath::dotted(key), error.to_string()));
     }
+    if checkpoint.branch.is_some()
+        && checkpoint.resume_step.is_none()
+        && checkpoint.reset.is_empty()
+    {
+        let reason =
+            "it names the branch that `resume_step` or `reset` begins, and neither is given";
+        errors.push(loaded.refuse(&KeyPath::dotted("checkpoint.branch"), reason));
+    }
 }
 
 fn check_validation(loaded: &Loaded, data: &DataPlan, errors: &mut Vec<ConfigError>) {

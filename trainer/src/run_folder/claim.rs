@@ -174,7 +174,7 @@ fn from_rank_zero(group: &ProcessGroup, text: Option<String>) -> Result<String, 
 }
 
 /// Joins an error and its causes in one line.
-fn in_full(error: &dyn std::error::Error) -> String {
+pub(crate) fn in_full(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -12,6 +12,7 @@ mod lock;
 mod numbered;
 
 pub use claim::RunFolder;
+pub(crate) use claim::in_full;
 pub use error::RunFolderError;
 pub use holder::Holder;
 pub(crate) use lock::is_at;

@@ -188,10 +188,15 @@ pub enum TrainError {
         source: serde_json::Error,
     },
     /// Resuming was demanded but there is nothing to resume from.
-    #[error("`checkpoint.resume` is `must` but {root} holds no complete checkpoint")]
+    #[error(
+        "`checkpoint.resume` is `must` but {root} holds no complete checkpoint{}",
+        damaged.iter().map(|cause| format!("; {cause}")).collect::<String>()
+    )]
     NothingToResume {
         /// Folder searched.
         root: PathBuf,
+        /// Checkpoints in it that are damaged, and how.
+        damaged: Vec<String>,
     },
     /// A fresh start was demanded over existing checkpoints.
     #[error(

@@ -18,6 +18,7 @@ mod plan;
 mod precision;
 mod rank;
 mod replicate;
+mod request;
 mod resume;
 mod same_run;
 mod save;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::TrainError;
 use super::identity::Identity;
 use super::layouts::{Held, Layouts};
-use super::start::StartRequest;
+use super::request::StartRequest;
 use super::step::{Owned, is_below};
 use crate::checkpoint::{Block, Checkpoint, Shard};
 use crate::comm::MeshComm;

@@ -5,7 +5,7 @@ use burn::tensor::TensorData;
 use serde_json::json;
 
 use super::rank::{Rank, hook};
-use super::start::StartRequest;
+use super::request::StartRequest;
 use super::{TrainError, TrainingStep, save};
 use crate::checkpoint::{Background, RankFile, RunState, Save};
 use crate::comm::{CommError, ProcessGroup, ReduceOp};
@@ -35,12 +35,14 @@ impl<S: TrainingStep> Rank<'_, S> {
     /// # Communication
     ///
     /// A barrier after the folder is made, and [`Self::commit`] of an earlier checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// There is a checkpoint of this step: the start set aside what is newer than its own, so that
+    /// somebody else writes here.
     pub(crate) fn save(&mut self) -> Result<(), TrainError> {
         let step = self.progress.step;
         self.commit()?;
-        if self.store.contains(step) {
-            return Ok(());
-        }
         let _save = tracing::trace_span!("checkpoint").entered();
         let model = self.model.as_ref().expect("a step gives the model back");
         let shards = save::snapshot(model, &self.optimizers, &self.layouts, &self.comm);
