@@ -159,7 +159,6 @@ fn a_signal_ends_the_run_whatever_the_console_does() {
         assert_eq!(status.code(), Some(130), "{signal_name} with {console:?}");
         let saved = fs::read_dir(run_folder(folder.path()).join("checkpoints")).unwrap();
         assert!(saved.count() >= 1, "the last step is saved: {signal_name} with {console:?}");
-        assert!(log(folder.path()).contains("interrupted: ending after this step"));
     }
 }
 
