@@ -60,6 +60,9 @@ impl Failure {
         let (what, exit) = match failure.fault.as_ref() {
             RankFault::Error(error) => (chain(error) + &help(error), Exit::of(error)),
             RankFault::Comm(error) => (chain(error), Exit::Environment),
+            RankFault::Start(error) => {
+                return Self::new(error, Exit::Environment);
+            }
             RankFault::Panic(message) => (format!("panicked: {message}"), Exit::Unexpected),
         };
         let place = |rank: usize| format!("rank {rank} ({})", mesh.coordinate(rank));

@@ -4,7 +4,9 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use super::{CommError, CommTimeouts, Fabric, ProcessGroup, ProcessWorld, Reduction, ThreadFabric};
-use crate::world::{Fault, Outcomes, Panic, World, run_ranks, threads_per_rank};
+use crate::world::{
+    Fault, Outcomes, Panic, StartError, World, check_number, run_ranks, threads_per_rank,
+};
 
 /// Tells where the ranks of a world live.
 #[derive(Debug, Clone)]
@@ -34,7 +36,10 @@ impl Ranks {
 
     /// Tells whether rank 0, which speaks for the run, lives in this process.
     pub fn is_main(&self) -> bool {
-        self.here().iter().any(World::is_main)
+        match self {
+            Self::Threads(_) => true,
+            Self::Process(process, _) => process.world().is_main(),
+        }
     }
 
     /// Returns the number of compute threads of each rank.
@@ -84,6 +89,8 @@ pub enum RankFault<E> {
     Comm(CommError),
     /// It panicked.
     Panic(String),
+    /// The ranks of this process could not be started.
+    Start(StartError),
 }
 
 impl<E: Display> Display for RankFault<E> {
@@ -92,6 +99,7 @@ impl<E: Display> Display for RankFault<E> {
             Self::Error(error) => error.fmt(f),
             Self::Comm(error) => error.fmt(f),
             Self::Panic(message) => write!(f, "panicked: {message}"),
+            Self::Start(error) => error.fmt(f),
         }
     }
 }
@@ -119,6 +127,7 @@ impl<E: std::error::Error + 'static> std::error::Error for RankFailure<E> {
         // The message above holds the fault's own; what comes next is the cause below it.
         match &*self.fault {
             RankFault::Error(error) => error.source(),
+            RankFault::Start(error) => std::error::Error::source(error),
             RankFault::Comm(_) | RankFault::Panic(_) => None,
         }
     }
@@ -133,6 +142,7 @@ impl<E: std::error::Error + 'static> std::error::Error for RankFailure<E> {
 /// # Errors
 ///
 /// The first failure in the order of time, with the others; in a process, that of its own rank.
+/// Threads that cannot be started are the failure of the first rank that lacks one.
 pub fn launch<T, E, F>(
     ranks: &Ranks,
     timeouts: CommTimeouts,
@@ -143,18 +153,23 @@ where
     E: Display + Send,
     F: Fn(RankContext) -> Result<T, E> + Sync,
 {
+    let failed = |rank, fault| RankFailure { rank, fault: Box::new(fault), others: Vec::new() };
+    if let Ranks::Threads(world_size) = ranks {
+        check_number(*world_size).map_err(|error| failed(0, RankFault::Start(error)))?;
+    }
     let here = ranks.here();
-    let fabric = ranks.connect(timeouts).map_err(|error| RankFailure {
-        rank: here[0].rank,
-        fault: Box::new(RankFault::Comm(error)),
-        others: Vec::new(),
-    })?;
+    let fabric = ranks.connect(timeouts);
+    let fabric = fabric.map_err(|error| failed(here[0].rank, RankFault::Comm(error)))?;
     let run = |world: World| body(RankContext { world, fabric: Arc::clone(&fabric) });
     let ended = |rank: usize, result: &Result<T, Fault<E>>| match result {
         Ok(_) => fabric.leave(rank),
         Err(fault) => fabric.fail(rank, &format!("failed: {}", brief(fault))),
     };
-    let Outcomes { results, failures } = run_ranks(&here, ranks.num_threads(), run, ended);
+    let outcomes = run_ranks(&here, ranks.num_threads(), run, ended);
+    let Outcomes { results, failures } = outcomes.map_err(|error| {
+        let rank = if let StartError::Thread { rank, .. } = &error { *rank } else { here[0].rank };
+        failed(rank, RankFault::Start(error))
+    })?;
     let Some(first) = failures.first().copied() else {
         return Ok(results.into_iter().filter_map(Result::ok).collect());
     };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::{CommError, CommTimeouts, Fabric, engine};
-use crate::world::{Launcher, World, env::External};
+use crate::world::{Launcher, World, env::External, env::size_variable};
 
 /// Who adds up the numbers of a reduction over processes.
 #[derive(
@@ -74,7 +74,8 @@ pub trait ProcessWorld: fmt::Debug + Send + Sync {
 pub enum JoinError {
     /// The build has no engine for ranks in several processes.
     #[error(
-        "{launcher} started {world_size} processes, but this build cannot join them: ranks in several processes need a build with `--features mpi`; or start one process and set `device_parameters.world_size` for ranks that are threads"
+        "`{}` is {world_size}, so {launcher} started {world_size} processes, but this build cannot join them: ranks in several processes need a build with `--features mpi`; or start one process and set `device_parameters.world_size` for ranks that are threads, with `DREAM_TRAIN_LAUNCHER=none` if the variable is left over",
+        size_variable(*launcher)
     )]
     NotBuilt {
         /// The launcher.
@@ -84,7 +85,8 @@ pub enum JoinError {
     },
     /// The launcher does not speak MPI.
     #[error(
-        "{launcher} started {world_size} processes, but CPU ranks in several processes meet through MPI, which {launcher} does not start; use `mpirun -n {world_size}` or `srun --mpi=pmix`"
+        "`{}` is {world_size}, so {launcher} started {world_size} processes, but CPU ranks in several processes meet through MPI, which {launcher} does not start; use `mpirun -n {world_size}` or `srun --mpi=pmix`, or `DREAM_TRAIN_LAUNCHER=none` if the variable is left over",
+        size_variable(*launcher)
     )]
     NoMpi {
         /// The launcher.
@@ -94,8 +96,8 @@ pub enum JoinError {
     },
     /// MPI sees another world than the environment tells of.
     #[error(
-        "{launcher} started this process as rank {} of {}, but MPI ({library}) sees rank {rank} of {size}: the launcher belongs to another MPI than the one this program was built with, or starts none (`srun` needs `--mpi=pmix`)",
-        announced.0, announced.1
+        "{launcher} started this process as rank {} of {}, but MPI ({library}) sees rank {rank} of {size}: the launcher belongs to another MPI than the one this program was built with, or starts none (`srun` needs `--mpi=pmix`), or `{}` is left over (`DREAM_TRAIN_LAUNCHER=none` ignores it)",
+        announced.0, announced.1, size_variable(*launcher)
     )]
     Size {
         /// The launcher.

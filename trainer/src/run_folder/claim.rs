@@ -66,6 +66,7 @@ impl RunFolder {
         let told = told.map_err(|failure| match *failure.fault {
             RankFault::Error(error) | RankFault::Comm(error) => RunFolderError::Comm(error),
             RankFault::Panic(reason) => RunFolderError::RankZero { reason },
+            RankFault::Start(error) => RunFolderError::RankZero { reason: error.to_string() },
         })?;
         told.into_iter().next().expect("a process holds at least one rank").map(with)
     }

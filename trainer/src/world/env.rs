@@ -3,10 +3,12 @@
 //! [`detect`] finds out whether an outside launcher started this process as one rank of many. It is
 //! a pure function over a map, so that every launcher can be tested on any machine. The ladder:
 //! torchrun, SLURM, Open MPI, PMI and PALS. Several may be present (SLURM's `srun` also speaks PMI)
-//! as long as they agree; if they do not, `DREAM_TRAIN_LAUNCHER` names the one to believe.
+//! as long as they agree; if they do not, `DREAM_TRAIN_LAUNCHER` names the one to believe. What is
+//! concluded from which variables is in `docs/launch/environment.md`.
 
 use std::collections::BTreeMap;
 
+use super::slurm::{is_task, tasks_on_this_node};
 use super::{Launcher, World, WorldError};
 
 /// Environment variables by name.
@@ -86,9 +88,9 @@ const SOURCES: [Source; 5] = [
 
 /// A number and the variable it came from.
 #[derive(Clone)]
-struct Reading {
-    variable: String,
-    value: usize,
+pub(super) struct Reading {
+    pub(super) variable: String,
+    pub(super) value: usize,
 }
 
 /// The four numbers of one launcher.
@@ -161,10 +163,16 @@ pub fn pbs_nodes(variables: &Variables) -> Option<u32> {
 pub fn detect(variables: &Variables) -> Result<Option<External>, WorldError> {
     let wanted = wanted_launcher(variables)?;
     let mut found: Vec<Announcement> = Vec::new();
+    // `torchrun` marks its processes; whatever started `torchrun` itself is one level further out.
+    let of_torchrun = ["TORCHELASTIC_RUN_ID", "RANK"].iter().all(|name| is_set(name, variables));
     for source in &SOURCES {
         let ignored = match &wanted {
             Some(wanted) => *wanted != Some(source.launcher),
-            None => source.launcher == Launcher::DreamTrain,
+            None if of_torchrun => source.launcher != Launcher::Torchrun,
+            None => {
+                source.launcher == Launcher::DreamTrain
+                    || source.launcher == Launcher::Slurm && !is_task(variables)?
+            }
         };
         if !ignored && let Some(announcement) = announce(source, variables)? {
             found.push(announcement);
@@ -221,16 +229,16 @@ fn announce(source: &Source, variables: &Variables) -> Result<Option<Announcemen
     let size = read(source.size, variables)?;
     let (rank, size) = match (rank, size) {
         (Some(rank), Some(size)) => (rank, size),
-        // An allocation without a task (a login shell inside it) has sizes but no rank.
-        (None, Some(_)) if source.launcher == Launcher::Slurm => return Ok(None),
         (None, None) => return Ok(None),
-        (Some(rank), None) => return Err(incomplete(source.launcher, &rank, source.size)),
-        (None, Some(size)) => return Err(incomplete(source.launcher, &size, source.rank)),
+        // A world of one is the same as none.
+        (None, Some(size)) if size.value == 1 => return Ok(None),
+        (Some(rank), None) => return Err(incomplete(source, &rank, source.size, variables)),
+        (None, Some(size)) => return Err(incomplete(source, &size, source.rank, variables)),
     };
     below(&rank, &size)?;
     let mut local_size = read(source.local_size, variables)?;
     if source.launcher == Launcher::Slurm && local_size.is_none() {
-        local_size = slurm_tasks_on_this_node(variables)?;
+        local_size = tasks_on_this_node(variables)?;
     }
     let local_rank = read(source.local_rank, variables)?;
     if let (Some(local_rank), Some(local_size)) = (&local_rank, &local_size) {
@@ -247,8 +255,9 @@ fn external(found: &[Announcement], variables: &Variables) -> Result<External, W
     let alone = |value| (size.value == 1).then(|| Reading { variable: String::new(), value });
     let local_rank = found.iter().find_map(|one| one.local_rank.clone()).or_else(|| alone(0));
     let local_size = found.iter().find_map(|one| one.local_size.clone()).or_else(|| alone(1));
-    let local_rank = local_rank.ok_or_else(|| incomplete(*launcher, rank, source.local_rank))?;
-    let local_size = local_size.ok_or_else(|| incomplete(*launcher, rank, source.local_size))?;
+    let missing = |names| incomplete(source, rank, names, variables);
+    let local_rank = local_rank.ok_or_else(|| missing(source.local_rank))?;
+    let local_size = local_size.ok_or_else(|| missing(source.local_size))?;
     let port = read(&["MASTER_PORT"], variables)?;
     let main_port = port.map(|port| {
         u16::try_from(port.value)
@@ -268,7 +277,7 @@ fn external(found: &[Announcement], variables: &Variables) -> Result<External, W
 }
 
 /// Reads one number that may go by several names.
-fn read(names: &[&str], variables: &Variables) -> Result<Option<Reading>, WorldError> {
+pub(super) fn read(names: &[&str], variables: &Variables) -> Result<Option<Reading>, WorldError> {
     let mut first: Option<Reading> = None;
     for name in names {
         let Some(text) = variables.get(*name).filter(|text| !text.is_empty()) else {
@@ -284,27 +293,31 @@ fn read(names: &[&str], variables: &Variables) -> Result<Option<Reading>, WorldE
     Ok(first)
 }
 
-/// Reads the entry of this node in SLURM's compressed list, such as `4(x2),3`.
-fn slurm_tasks_on_this_node(variables: &Variables) -> Result<Option<Reading>, WorldError> {
-    let names = ["SLURM_STEP_TASKS_PER_NODE", "SLURM_TASKS_PER_NODE"];
-    let Some((name, list)) = names.iter().find_map(|name| Some((*name, variables.get(*name)?)))
-    else {
-        return Ok(None);
-    };
-    let mut node = read(&["SLURM_NODEID"], variables)?.map_or(0, |node| node.value);
-    for entry in list.split(',') {
-        let (tasks, repeat) = entry.split_once("(x").unwrap_or((entry, "1"));
-        let nodes = parse(name, repeat.trim_end_matches(')'))?;
-        if node < nodes {
-            let value = parse(name, tasks)?;
-            return Ok(Some(Reading { variable: name.to_owned(), value }));
-        }
-        node -= nodes;
-    }
-    Ok(None)
+/// Says that this process is alone in an allocation for several tasks, if it is: nothing is wrong
+/// with that, but it may not be what was meant.
+pub fn alone_in_allocation(variables: &Variables) -> Option<String> {
+    let is_alone = detect(variables).ok()?.is_none();
+    let tasks = read(&["SLURM_NTASKS", "SLURM_NPROCS"], variables).ok()??;
+    let hint = "`srun dream-train ..` or `dream-train launch ..` starts one rank for each task";
+    (is_alone && tasks.value > 1 && !is_set(LAUNCHER_VARIABLE, variables)).then(|| {
+        format!(
+            "`{}` is {}, but `srun` did not start this process, so its ranks are threads; {hint}",
+            tasks.variable, tasks.value
+        )
+    })
 }
 
-fn parse(name: &str, text: &str) -> Result<usize, WorldError> {
+/// Returns the variable by which a launcher tells the number of its processes.
+pub fn size_variable(launcher: Launcher) -> &'static str {
+    let source = SOURCES.iter().find(|source| source.launcher == launcher);
+    source.map_or(SOURCES[0].size[0], |source| source.size[0])
+}
+
+fn is_set(name: &str, variables: &Variables) -> bool {
+    variables.get(name).is_some_and(|value| !value.is_empty())
+}
+
+pub(super) fn parse(name: &str, text: &str) -> Result<usize, WorldError> {
     let unparsable =
         || WorldError::Unparsable { variable: name.to_owned(), value: text.to_owned() };
     text.trim().parse().map_err(|_| unparsable())
@@ -334,7 +347,16 @@ fn below(rank: &Reading, size: &Reading) -> Result<(), WorldError> {
     })
 }
 
-fn incomplete(launcher: Launcher, present: &Reading, missing: &[&str]) -> WorldError {
-    let missing = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    WorldError::Incomplete { launcher, present: present.variable.clone(), missing }
+fn incomplete(
+    source: &Source,
+    present: &Reading,
+    missing: &[&str],
+    variables: &Variables,
+) -> WorldError {
+    let names = [source.rank, source.size, source.local_rank, source.local_size].concat();
+    let set = names.into_iter().filter(|name| is_set(name, variables));
+    let unset = set.map(|name| format!("-u {name}")).collect::<Vec<_>>().join(" ");
+    let missing = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(" or ");
+    let (present, value) = (present.variable.clone(), present.value);
+    WorldError::Incomplete { launcher: source.launcher, present, value, missing, unset }
 }

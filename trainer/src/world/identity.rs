@@ -119,8 +119,9 @@ pub enum WorldError {
     },
     /// Two variables that say the same thing disagree.
     #[error(
-        "`{first}` is {first_value} but `{second}` is {second_value}; unset one of them, or name the \
-         launcher to believe in `DREAM_TRAIN_LAUNCHER`"
+        "`{first}` is {first_value} but `{second}` is {second_value}, so two launchers claim this \
+         process; take away the one that is left over (`env -u {second} ..`), or name the launcher to \
+         believe in `DREAM_TRAIN_LAUNCHER`"
     )]
     Conflict {
         /// One variable.
@@ -133,14 +134,20 @@ pub enum WorldError {
         second_value: usize,
     },
     /// A launcher announced itself but a number is missing.
-    #[error("`{present}` is set, so {launcher} started this process, but none of {missing} is set")]
+    #[error(
+        "`{present}` is {value}, as if {launcher} had started this process, but {missing} is not set; set it, or take away what is left over: `env {unset} ..`, or `DREAM_TRAIN_LAUNCHER=none` for ranks that are threads"
+    )]
     Incomplete {
         /// The launcher that was recognized.
         launcher: Launcher,
         /// The variable by which it was recognized.
         present: String,
+        /// Its value.
+        value: usize,
         /// The variables of which one is needed, in backticks.
         missing: String,
+        /// Arguments of `env` that take away what the launcher seems to have set.
+        unset: String,
     },
     /// `DREAM_TRAIN_LAUNCHER` names a launcher that did not start this process, or none at all.
     #[error("`DREAM_TRAIN_LAUNCHER` is `{value}` but {problem}")]

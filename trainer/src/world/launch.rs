@@ -6,7 +6,10 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Mutex, Once, PoisonError};
 use std::thread;
 
+use rayon::{ThreadPool, ThreadPoolBuildError};
+
 use super::World;
+use super::gate::Gate;
 
 /// Prefix of the names of rank threads and of their pools' workers: `rank 3`, `rank 3 worker 1`.
 pub const RANK_THREAD_PREFIX: &str = "rank ";
@@ -59,6 +62,42 @@ pub struct Outcomes<T, E> {
     pub failures: Vec<usize>,
 }
 
+/// Why the ranks of this process could not all be started. None of them has run then.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// More ranks than any machine has threads.
+    #[error(
+        "{num_ranks} ranks as threads of one process are more than the {most} that are possible"
+    )]
+    TooMany {
+        /// Ranks of this process.
+        num_ranks: usize,
+        /// The most there may be.
+        most: usize,
+    },
+    /// The system gave no thread.
+    #[error(
+        "cannot start {what} of rank {rank}, one of {num_ranks} ranks of this process with {num_threads} compute threads each"
+    )]
+    Thread {
+        /// Which of the rank's threads.
+        what: &'static str,
+        /// The rank.
+        rank: usize,
+        /// Ranks of this process.
+        num_ranks: usize,
+        /// Compute threads of each.
+        num_threads: usize,
+        /// What the system said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Most ranks of a world: more than any machine has, and more threads than any system allows.
+pub const MOST_RANKS: usize = 1 << 20;
+
 /// Returns the number of compute threads of each of `world_size` ranks on this machine: an equal
 /// share of the cores, at least 1.
 pub fn threads_per_rank(world_size: usize) -> usize {
@@ -74,15 +113,32 @@ pub fn rank_of_thread() -> Option<usize> {
 
 /// Runs `body` on `world_size` ranks that are threads of this process, each with
 /// [`threads_per_rank`] compute threads; see [`run_ranks`].
-pub fn run_rank_threads<T, E, F, N>(world_size: usize, body: F, ended: N) -> Outcomes<T, E>
+///
+/// # Errors
+///
+/// As [`run_ranks`].
+pub fn run_rank_threads<T, E, F, N>(
+    world_size: usize,
+    body: F,
+    ended: N,
+) -> Result<Outcomes<T, E>, StartError>
 where
     T: Send,
     E: Send,
     F: Fn(World) -> Result<T, E> + Sync,
     N: Fn(usize, &Result<T, Fault<E>>) + Sync,
 {
+    check_number(world_size)?;
     let ranks: Vec<World> = (0..world_size).map(|rank| World::thread(rank, world_size)).collect();
     run_ranks(&ranks, threads_per_rank(world_size), body, ended)
+}
+
+/// Checks that a process could have so many ranks at all, before a list of them is made.
+pub(crate) fn check_number(num_ranks: usize) -> Result<(), StartError> {
+    if num_ranks <= MOST_RANKS {
+        return Ok(());
+    }
+    Err(StartError::TooMany { num_ranks, most: MOST_RANKS })
 }
 
 /// Runs `body` once per rank of this process, each on its own named thread that leads its own pool
@@ -92,12 +148,17 @@ where
 /// is called on the thread of a rank as soon as it ended, before any other rank can learn of it,
 /// and is where peers are told. Panics are caught and print nothing. Returns when every rank has
 /// ended.
+///
+/// # Errors
+///
+/// A thread that the system does not give; no `body` has run then, since the ranks wait for each
+/// other to be there.
 pub fn run_ranks<T, E, F, N>(
     ranks: &[World],
     num_threads: usize,
     body: F,
     ended: N,
-) -> Outcomes<T, E>
+) -> Result<Outcomes<T, E>, StartError>
 where
     T: Send,
     E: Send,
@@ -106,45 +167,51 @@ where
 {
     install_quiet_hook();
     let failures = Mutex::new(Vec::new());
+    let gate = Gate::new(ranks.len(), num_threads);
     let run = |world: World| {
         let rank = world.rank;
-        let result = guarded(|| in_own_pool(rank, num_threads, || body(world)));
+        let pool = gate.pass(rank, pool(rank, num_threads))?;
+        let result = guarded(|| pool.install(|| body(world)));
         if result.is_err() {
             failures.lock().unwrap_or_else(PoisonError::into_inner).push(rank);
         }
         ended(rank, &result);
-        result
+        Some(result)
     };
-    let results = thread::scope(|scope| {
+    let results: Vec<_> = thread::scope(|scope| {
         let run = &run;
         let spawn = |world: &World| {
             let world = *world;
-            thread::Builder::new()
+            let started = thread::Builder::new()
                 .name(format!("{RANK_THREAD_PREFIX}{}", world.rank))
                 .stack_size(STACK_BYTES)
-                .spawn_scoped(scope, move || run(world))
-                .expect("the system can start a thread per rank")
+                .spawn_scoped(scope, move || run(world));
+            started.map_err(|error| gate.fail("the thread", world.rank, error.into())).ok()
         };
-        let threads: Vec<_> = ranks.iter().map(spawn).collect();
+        // The first thread that is not there ends the starting; those before it wait at the gate.
+        let threads: Vec<_> = ranks.iter().map_while(spawn).collect();
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
             thread.join().expect("everything a rank runs is guarded")
         };
-        threads.into_iter().map(join).collect()
+        threads.into_iter().filter_map(join).collect()
     });
-    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Outcomes { results, failures }
+    match gate.into_failure() {
+        Some(failure) => Err(failure),
+        None => {
+            let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+            Ok(Outcomes { results, failures })
+        }
+    }
 }
 
-/// Runs `body` with the current thread as the first worker of a pool of its own.
-fn in_own_pool<R: Send>(rank: usize, num_threads: usize, body: impl FnOnce() -> R + Send) -> R {
-    let pool = rayon::ThreadPoolBuilder::new()
+/// Makes the current thread the first worker of a pool of its own.
+fn pool(rank: usize, num_threads: usize) -> Result<ThreadPool, ThreadPoolBuildError> {
+    rayon::ThreadPoolBuilder::new()
         .num_threads(num_threads)
         .thread_name(move |worker| format!("{RANK_THREAD_PREFIX}{rank} worker {worker}"))
         .stack_size(STACK_BYTES)
         .use_current_thread()
         .build()
-        .expect("a fresh thread belongs to no pool yet");
-    pool.install(body)
 }
 
 thread_local! {

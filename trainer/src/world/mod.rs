@@ -6,6 +6,7 @@
 //! that is [`crate::comm`].
 
 pub mod env;
+mod gate;
 #[cfg(feature = "cuda")]
 mod gpu;
 #[cfg(not(feature = "cuda"))]
@@ -15,6 +16,8 @@ mod home;
 mod host;
 mod identity;
 mod launch;
+mod memory;
+mod slurm;
 
 #[cfg(feature = "cuda")]
 pub use gpu::GpuSoftware;
@@ -22,7 +25,9 @@ pub use gpu::{nccl_version, visible_gpus};
 pub use home::{path_with_home, with_home};
 pub use host::host_name;
 pub use identity::{Launcher, World, WorldError};
+pub(crate) use launch::check_number;
 pub use launch::{
-    Fault, Outcomes, Panic, RANK_THREAD_PREFIX, rank_of_thread, run_rank_threads, run_ranks,
-    threads_per_rank,
+    Fault, MOST_RANKS, Outcomes, Panic, RANK_THREAD_PREFIX, StartError, rank_of_thread,
+    run_rank_threads, run_ranks, threads_per_rank,
 };
+pub use memory::memory_bytes;

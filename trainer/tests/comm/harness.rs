@@ -61,6 +61,7 @@ pub(crate) fn values<E: Element>(data: &TensorData) -> Vec<E> {
 pub(crate) fn comm_error(fault: &RankFault<CommError>) -> &CommError {
     match fault {
         RankFault::Error(error) | RankFault::Comm(error) => error,
+        RankFault::Start(error) => panic!("{error}"),
         RankFault::Panic(message) => panic!("panicked: {message}"),
     }
 }
