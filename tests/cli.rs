@@ -88,10 +88,12 @@ fn a_plan_is_printed_with_origins_and_nothing_runs() {
 }
 
 /// Exit codes and the part of the message that must be there.
-const FAULTS: [(&[&str], i32, &str); 9] = [
+const FAULTS: [(&[&str], i32, &str); 11] = [
     (&[], 2, "no configuration"),
     (&["--config", "missing.toml"], 2, "missing.toml"),
     (&["--config", "run.toml", "--set", "optimizer.lrr=1"], 2, "`lr`"),
+    (&["--config", "run.toml", "--set", "model.hidden_size=8"], 2, "did you mean `dim`?"),
+    (&["--config", "run.toml", "--set", "checkpoint.resume=must"], 2, "has no effect"),
     (&["--config", "run.toml", "--set", "model.name=llama4"], 2, "llama3"),
     (&["--config", "run.toml", "--set", "device_parameters.world_size=3"], 2, "3"),
     (&["--config", "run.toml", "--set", "model.vocab_size=50"], 6, "50"),
@@ -145,6 +147,65 @@ fn a_run_that_changed_is_compared_with_its_checkpoint() {
     let shown = program::text(&output);
     for part in ["`checkpoint.init_from` (nowhere) is not read", "begins anew at step 4"] {
         assert!(shown.contains(part), "{part} in {shown}");
+    }
+}
+
+#[test]
+fn variables_of_launchers_are_told_with_a_way_out() {
+    let config = ["--config", "run.toml", "--cfg"];
+    let rows: [(&[(&str, &str)], i32, &str); 7] = [
+        (&[("WORLD_SIZE", "4")], 3, "env -u WORLD_SIZE .."),
+        (&[("WORLD_SIZE", "1")], 0, "[device_parameters]"),
+        (&[("RANK", "1"), ("WORLD_SIZE", "2")], 3, "`LOCAL_RANK` is not set"),
+        (&[("RANK", "0"), ("WORLD_SIZE", "1")], 0, "[device_parameters]"),
+        (&[("SLURM_NTASKS", "4"), ("SLURM_PROCID", "0"), ("SLURM_LOCALID", "0")], 0, "[run]"),
+        (&[("WORLD_SIZE", "4"), ("DREAM_TRAIN_LAUNCHER", "none")], 0, "[device_parameters]"),
+        (&[("DREAM_TRAIN_LOG", "debug"), ("DREAM_TRAIN_RUN__SEED", "7")], 0, "seed = 7"),
+    ];
+    for (variables, code, part) in rows {
+        let folder = folder();
+        let mut command = program::command(folder.path(), &config);
+        let output = command.envs(variables.iter().copied()).output().unwrap();
+        let shown = program::text(&output);
+        assert_eq!(output.status.code(), Some(code), "{variables:?}: {shown}");
+        assert!(shown.contains(part), "{variables:?}: {shown}");
+    }
+}
+
+#[test]
+fn the_log_is_chosen_by_its_variable() {
+    let log = |filter: &str| {
+        let folder = folder();
+        let mut command = program::command(folder.path(), &["--config", "run.toml"]);
+        let allocation = [("SLURM_NTASKS", "4"), ("DREAM_TRAIN_LOG", filter)];
+        let output = command.envs(allocation).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", program::text(&output));
+        program::text(&output)
+            .contains("`SLURM_NTASKS` is 4, but `srun` did not start this process")
+    };
+    assert!(log("warn") && !log("off"));
+}
+
+/// A limit of the address space stands in for a machine that gives no more threads.
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_that_cannot_be_started_end_the_run() {
+    let folder = folder();
+    let sets = "--set device_parameters.preset=ddp --set training_parameters.global_batch_size=400";
+    let lines = [
+        "selftest --world-size 400".to_owned(),
+        format!("--config run.toml --world-size 400 {sets}"),
+        "selftest --world-size 1000000000".to_owned(),
+    ];
+    for line in lines {
+        let script = format!("ulimit -v 8000000; exec '{}' {line}", program::PROGRAM);
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script]).current_dir(folder.path());
+        let output = command.output().unwrap();
+        let shown = program::text(&output);
+        assert_eq!(output.status.code(), Some(3), "{line}: {shown}");
+        assert!(shown.contains("000 ranks") || shown.contains("400 ranks"), "{line}: {shown}");
+        assert!(!shown.contains("panicked"), "{line}: {shown}");
     }
 }
 

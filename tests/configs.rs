@@ -65,15 +65,12 @@ fn small_ones_take_two_steps() {
         }
         let folder = tempfile::tempdir().unwrap();
         let text = fs::read_to_string(&path).unwrap();
-        let two_steps = [
-            "training_parameters.steps=2",
-            "training_parameters.sequence_length=32",
-            "training_parameters.val_steps=1",
-            "lr_scheduler.warmup_steps=1",
-        ];
-        let sets: &[&str] =
-            if resolved.model.name() == "mlp" { &two_steps[..1] } else { &two_steps };
-        let (outcome, seen) = support::Run::new(folder.path(), &text).with(sets).go().unwrap();
+        let mut sets = vec!["training_parameters.steps=2"];
+        if resolved.model.name() != "mlp" {
+            sets.extend(["training_parameters.sequence_length=32", "lr_scheduler.warmup_steps=1"]);
+        }
+        sets.extend(resolved.training.val_every_n_steps.map(|_| "training_parameters.val_steps=1"));
+        let (outcome, seen) = support::Run::new(folder.path(), &text).with(&sets).go().unwrap();
         assert_eq!(outcome.step, 2, "{}", path.display());
         assert!(seen.steps.iter().all(|step| step.loss.is_finite()), "{}", path.display());
         num_trained += 1;

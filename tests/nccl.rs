@@ -152,7 +152,7 @@ fn benchmark_and_profile_tell_of_the_gpu() {
 fn a_run_continues_on_another_device() {
     let folder = folder();
     on_cpu(folder.path(), "whole");
-    let saves = ["checkpoint.every_n_steps=2", "lr_scheduler.total_steps=6"];
+    let saves = ["checkpoint.enable=true", "checkpoint.every_n_steps=2"];
     let gpus = [ON_GPU, "device_parameters.preset=fsdp", "device_parameters.world_size=2"];
     for (name, starts_on_gpus) in [("there", true), ("back", false)] {
         for (is_on_gpus, steps) in [(starts_on_gpus, 2), (!starts_on_gpus, 6)] {

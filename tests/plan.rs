@@ -103,6 +103,104 @@ fn a_plan_that_does_not_fit_is_refused_before_anything_starts() {
         let ranks = ranks(n);
         let (code, text) = plan(toml, &[&ranks[0], &ranks[1], set]);
         assert_eq!(code, 2, "{text}");
-        assert!(text.contains(message), "{text}");
+        assert!(unwrapped(&text).contains(message), "{text}");
+    }
+}
+
+/// Joins what a report breaks into lines.
+fn unwrapped(text: &str) -> String {
+    let words: Vec<&str> = text.split_whitespace().filter(|word| *word != "|").collect();
+    // Lines end after hyphens, too.
+    words.join(" ").replace("- ", "-")
+}
+
+#[test]
+fn absurd_sizes_are_refused_with_their_bytes() {
+    let trillion = 1_000_000_000_000_u64;
+    let rows = [
+        (TINY, format!("model.num_layers={trillion}"), "parameters, "),
+        (TINY, format!("model.dim={trillion}"), "parameters, "),
+        (TINY, format!("model.num_heads={trillion}"), "must be a multiple of `num_heads`"),
+        (TINY, format!("model.head_dim={trillion}"), "parameters, "),
+        (TINY, format!("model.ffn_dim={trillion}"), "parameters, "),
+        (TINY, format!("model.vocab_size={trillion}"), "parameters, "),
+        (GPT2, format!("model.num_layers={trillion}"), "parameters, "),
+        (GPT2, format!("model.max_seq_len={trillion}"), "parameters, "),
+        (GPT2, format!("model.vocab_size={trillion}"), "parameters, "),
+        (MLP, format!("model.widths=[16, {trillion}, 8]"), "parameters, "),
+        (TINY, format!("training_parameters.global_batch_size={trillion}"), "bytes of token ids"),
+        (TINY, format!("training_parameters.sequence_length={trillion}"), "bytes of token ids"),
+        (
+            TINY,
+            format!("training_parameters.gradient_accumulation_steps={trillion}"),
+            "is not divisible by",
+        ),
+        (TINY, format!("device_parameters.world_size={trillion}"), "bytes as threads"),
+        (TINY, format!("optimizer.newton_schulz_steps={trillion}"), "belongs to `muon`"),
+    ];
+    for (toml, set, part) in rows {
+        let (code, text) = plan(toml, &[&set]);
+        let text = unwrapped(&text);
+        assert_eq!(code, 2, "{set}: {text}");
+        assert!(text.contains(part) && text.contains("--set"), "{set}: {text}");
+        assert!(!text.contains("panicked"), "{set}: {text}");
+    }
+}
+
+#[test]
+fn a_plan_needs_no_machine_that_could_run_it() {
+    // Half a petabyte of weights, and more ranks than any machine has.
+    let huge = ["model.dim=1048576", "model.ffn_dim=1048576", "model.num_layers=20"];
+    assert!(shown(TINY, &huge).contains("parameters"));
+    let ranks = [
+        "device_parameters.world_size=20000",
+        "device_parameters.preset=ddp",
+        "training_parameters.global_batch_size=20000",
+    ];
+    assert!(shown(TINY, &ranks).contains("20000 ranks"), "a plan starts no rank");
+}
+
+#[test]
+fn what_does_not_fit_into_this_machine_is_refused_before_it_starts() {
+    if dream_trainer::world::memory_bytes().is_none() {
+        return;
+    }
+    let rows: [&[&str]; 4] = [
+        &["model.dim=1048576", "model.ffn_dim=1048576", "model.num_layers=20"],
+        &["training_parameters.global_batch_size=10000000000"],
+        &[
+            "training_parameters.global_batch_size=10000000000",
+            "training_parameters.micro_batch_size=1",
+        ],
+        &[
+            "device_parameters.world_size=1000000",
+            "device_parameters.preset=ddp",
+            "training_parameters.global_batch_size=1000000",
+        ],
+    ];
+    for sets in rows {
+        let folder = program::folder_with(TINY);
+        let mut command = program::command(folder.path(), &["--config", "run.toml"]);
+        let output = command.args(sets.iter().flat_map(|set| ["--set", set])).output().unwrap();
+        let text = program::text(&output);
+        assert_eq!(output.status.code(), Some(3), "{sets:?}: {text}");
+        assert!(text.contains("on this machine, which has"), "{text}");
+        assert!(!folder.path().join("outputs").exists(), "{sets:?}");
+    }
+}
+
+#[test]
+fn faults_that_a_recipe_finds_are_shown_with_their_lines() {
+    let rows = [
+        (TINY.replace("num_heads = 4", "num_heads = 5"), "run.toml", "`num_heads` = 5"),
+        (MLP.replace("sequence_length = 16", "sequence_length = 17"), "run.toml", "input size"),
+        (GPT2.replace("max_seq_len = 64", "max_seq_len = 2"), "run.toml", "`max_seq_len` = 2"),
+    ];
+    for (toml, file, part) in rows {
+        let (code, text) = plan(&toml, &[]);
+        assert_eq!(code, 2, "{text}");
+        let text = unwrapped(&text);
+        assert!(text.contains(&format!("{file}:")) && text.contains(part), "{text}");
+        assert!(!text.contains("`check` failed"), "{text}");
     }
 }

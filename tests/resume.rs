@@ -316,7 +316,7 @@ fn weights_of_another_model_are_refused_unless_a_part_is_chosen() {
         }
     }
     let patterns = Run::new(folder.path(), TINY).with(&["checkpoint.init_include=['.']"]).go();
-    assert!(patterns.unwrap_err().contains("neither `checkpoint.init_from` nor"));
+    assert!(patterns.unwrap_err().contains("chooses among the weights of `checkpoint.init_from`"));
 }
 
 /// The shape of a Hugging Face folder among the fixtures.

@@ -3,6 +3,9 @@
 use std::fmt::Display;
 
 use dream_trainer::checkpoint::hf::HfError;
+use dream_trainer::train::RefusedKeys;
+
+use crate::size::{MOST_BLOCKS, MOST_PARAMETERS};
 
 /// Names a fault in a model's configuration or in the Hugging Face folder it came from.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,21 @@ pub enum ModelError {
         of: &'static str,
         /// Its value.
         divisor: usize,
+    },
+    /// A model that is too large to be described.
+    #[error(
+        "`{key}` is {value}, which makes {parameters:.1e} parameters, {:.1e} bytes in `f32`; a model has up to {:.1e} parameters in {} blocks, and each size fits in 31 bits",
+        4.0 * parameters,
+        MOST_PARAMETERS,
+        MOST_BLOCKS
+    )]
+    TooLarge {
+        /// Configuration key of the size that is to blame.
+        key: &'static str,
+        /// Its value.
+        value: usize,
+        /// Number of parameters.
+        parameters: f64,
     },
     /// Two keys say the same thing in two ways.
     #[error("`{key}` is given, but `{fixed_by}` already fixes it")]
@@ -89,6 +107,26 @@ pub enum ModelError {
         /// Shape implied by the configuration.
         expected: Vec<usize>,
     },
+}
+
+impl ModelError {
+    /// Names the keys that the fault is about, so that it is shown with their lines.
+    pub(crate) fn refused(self) -> RefusedKeys {
+        let model = |key: &str| format!("model.{key}");
+        let keys = match &self {
+            Self::OutOfRange { key, .. } | Self::TooLarge { key, .. } => vec![model(key)],
+            Self::NotDivisible { key, of, .. } => vec![model(key), model(of)],
+            Self::FixedBy { key, fixed_by } => vec![model(key), model(fixed_by)],
+            Self::SequenceTooLong { key, .. } => {
+                vec!["training_parameters.sequence_length".to_owned(), model(key)]
+            }
+            Self::Missing { key, .. } | Self::Unread { key, .. } => vec![model(key)],
+            Self::HuggingFace(_) | Self::HfShape { .. } | Self::Contradiction { .. } => {
+                vec![model("hf_dir")]
+            }
+        };
+        RefusedKeys { keys, source: self.into() }
+    }
 }
 
 /// Makes the error for a field of `config.json` whose value is not computed exactly here.

@@ -15,6 +15,7 @@ mod error;
 mod head;
 mod hf_source;
 mod hf_weight;
+mod size;
 
 pub mod gpt2;
 pub mod llama3;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Gpt2;
 use crate::activations::Transformer;
 use crate::error::{ModelError, divided, positive, positive_number, share};
+use crate::size;
 
 /// Shape of a GPT-2-style transformer. The defaults are a small model without biases over GPT-2's
 /// vocabulary.
@@ -61,6 +62,7 @@ impl Gpt2Config {
         positive("num_layers", self.num_layers)?;
         positive_number("norm_eps", self.norm_eps)?;
         share("dropout", self.dropout)?;
+        self.check_size()?;
         let head_dim = divided("dim", self.dim, "num_heads", self.num_heads)?;
         Ok(Gpt2Shape {
             vocab_size: self.vocab_size,
@@ -74,6 +76,20 @@ impl Gpt2Config {
             norm_eps: self.norm_eps,
             dropout: self.dropout,
         })
+    }
+}
+
+impl Gpt2Config {
+    fn check_size(&self) -> Result<(), ModelError> {
+        let sizes = [
+            ("dim", self.dim),
+            ("vocab_size", self.vocab_size),
+            ("max_seq_len", self.max_seq_len),
+            ("num_heads", self.num_heads),
+        ];
+        let [dim, vocabulary, positions, _] = sizes.map(|(_, n)| n as f64);
+        let parameters = self.num_layers as f64 * 12.0 * dim * dim + (vocabulary + positions) * dim;
+        size::check(("num_layers", self.num_layers), &sizes, parameters)
     }
 }
 

@@ -10,6 +10,7 @@ use dream_trainer::train::{
 };
 
 use super::{Gpt2, Gpt2Config, plan};
+use crate::ModelError;
 use crate::activations::Microbatch;
 
 /// Trains [`Gpt2`] on token sequences.
@@ -37,7 +38,8 @@ impl ModelSetup for Gpt2Recipe {
     }
 
     fn check(&self, config: &Gpt2Config, plan: &RunPlan) -> Result<()> {
-        Ok(config.resolve()?.check_sequence(plan.training.sequence_length)?)
+        let shape = config.resolve().map_err(ModelError::refused)?;
+        Ok(shape.check_sequence(plan.training.sequence_length).map_err(ModelError::refused)?)
     }
 
     fn is_hidden_matrix(&self, _: &Gpt2Config, path: &str) -> bool {

@@ -18,8 +18,8 @@ use super::{
     Llama3, Llama3Config, Llama3Shape, RopeScaling, TokenLayout, hf_weights,
     is_redundant_hf_tensor, plan,
 };
-use crate::HfSource;
 use crate::activations::Microbatch;
+use crate::{HfSource, ModelError};
 
 /// Trains [`Llama3`] on token sequences.
 #[derive(Debug, Clone, Copy, Default)]
@@ -63,7 +63,8 @@ impl ModelSetup for Llama3Recipe {
     }
 
     fn check(&self, config: &Llama3Config, plan: &RunPlan) -> Result<()> {
-        Ok(config.resolve()?.check_sequence(plan.training.sequence_length)?)
+        let shape = config.resolve().map_err(ModelError::refused)?;
+        Ok(shape.check_sequence(plan.training.sequence_length).map_err(ModelError::refused)?)
     }
 
     fn is_hidden_matrix(&self, _: &Llama3Config, path: &str) -> bool {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{Flavor, Llama3, Llama3Scaling, RopeScaling};
 use crate::activations::Transformer;
 use crate::error::{ModelError, divided, positive, positive_number};
+use crate::size;
 
 /// Returns the scaling of the published models, which differ in the factor: 8 in Llama 3.1, 32 in
 /// Llama 3.2.
@@ -97,6 +98,7 @@ impl Llama3Shape {
         positive("ffn_dim", self.ffn_dim)?;
         positive("vocab_size", self.vocab_size)?;
         positive("max_seq_len", self.max_seq_len)?;
+        self.check_size()?;
         divided("num_heads", self.num_heads, "num_kv_heads", self.num_kv_heads)?;
         if !self.head_dim.is_multiple_of(2) {
             let value = self.head_dim as f64;
@@ -126,6 +128,25 @@ impl Llama3Shape {
             }),
             _ => Ok(()),
         }
+    }
+
+    fn check_size(&self) -> Result<(), ModelError> {
+        let sizes = [
+            ("dim", self.dim),
+            ("num_heads", self.num_heads),
+            ("num_kv_heads", self.num_kv_heads),
+            ("head_dim", self.head_dim),
+            ("ffn_dim", self.ffn_dim),
+            ("vocab_size", self.vocab_size),
+        ];
+        let [dim, heads, kv_heads, head_dim, ffn, vocabulary] = sizes.map(|(_, n)| n as f64);
+        let layer = dim * (2.0 * (heads + kv_heads) * head_dim + 3.0 * ffn + 2.0);
+        let ends = if self.tied_embeddings { 1.0 } else { 2.0 } * vocabulary * dim;
+        size::check(
+            ("num_layers", self.num_layers),
+            &sizes,
+            self.num_layers as f64 * layer + ends + dim,
+        )
     }
 
     /// Checks that sequences of `length` tokens have positions.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mlp;
 use crate::error::{ModelError, positive};
+use crate::size;
 
 /// Function between two layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -61,7 +62,10 @@ impl MlpConfig {
             let (value, constraint) = (self.widths.len() as f64, "at least 2, input and output");
             return Err(ModelError::OutOfRange { key: "widths.len", value, constraint });
         }
-        self.widths.iter().try_for_each(|&width| positive("widths", width))
+        self.widths.iter().try_for_each(|&width| positive("widths", width))?;
+        let sizes: Vec<_> = self.widths.iter().map(|&width| ("widths", width)).collect();
+        let parameters = self.widths.windows(2).map(|pair| pair[0] as f64 * pair[1] as f64).sum();
+        size::check(("widths.len", self.widths.len() - 1), &sizes, parameters)
     }
 
     /// Builds the model under `scope`; its parameters stay empty until they are used.

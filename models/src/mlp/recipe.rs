@@ -7,11 +7,12 @@ use dream_trainer::recipe::Recipe;
 use dream_trainer::tensor_parallel::TensorParallel;
 use dream_trainer::train::{
     ApplyActivationCheckpointing, ApplyFullyShard, ApplyReplicate, ApplyTensorParallel, Loss,
-    ModelSetup, Result, RunPlan, SetupContext, Trainer, TrainingStep,
+    ModelSetup, RefusedKeys, Result, RunPlan, SetupContext, Trainer, TrainingStep,
 };
 
 use super::{Mlp, MlpConfig, RowBatch, plan};
-use crate::activations::Microbatch;
+use crate::ModelError;
+use crate::activations::{Microbatch, saturated};
 
 /// Trains [`Mlp`] on made-up rows; the loss is the mean square of the output.
 #[derive(Debug, Clone, Copy, Default)]
@@ -39,10 +40,14 @@ impl ModelSetup for MlpRecipe {
 
     /// A row is a sequence whose length is the input size.
     fn check(&self, config: &MlpConfig, plan: &RunPlan) -> Result<()> {
-        config.validate()?;
+        config.validate().map_err(ModelError::refused)?;
         let (width, length) = (config.widths[0], plan.training.sequence_length);
         if width != length {
-            return Err(format!("`training_parameters.sequence_length` is {length} but must be the input size `model.widths[0]` = {width}").into());
+            let keys = ["training_parameters.sequence_length", "model.widths"];
+            let text = format!(
+                "`training_parameters.sequence_length` is {length} but must be the input size `model.widths[0]` = {width}"
+            );
+            return Err(RefusedKeys::new(keys, text).into());
         }
         Ok(())
     }
@@ -61,7 +66,9 @@ impl ModelSetup for MlpRecipe {
     fn activation_bytes(&self, config: &MlpConfig, plan: &RunPlan) -> Option<u64> {
         let batch = Microbatch::of(plan);
         let recomputes = plan.activation_checkpointing != ActivationCheckpointing::None;
-        (!recomputes).then(|| 4 * (batch.sequences * config.saved_per_row(batch.tp)) as u64)
+        let bytes =
+            || saturated(4 * batch.sequences as u128 * config.saved_per_row(batch.tp) as u128);
+        (!recomputes).then(bytes)
     }
 }
 

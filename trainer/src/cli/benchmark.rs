@@ -43,7 +43,7 @@ pub(super) fn run(
     let filter = logging::Filter::from_environment()?;
     let terminal = Terminal::standard().map_err(environment)?.colored(false);
     let plan = prepared.plan();
-    let ranks = ranks(plan)?;
+    let ranks = ranks(prepared.as_ref())?;
     let window = TraceWindow { wait: 0, warmup: args.warmup };
     let recording = args.trace.as_deref().map(|file| Recording::start(file, &ranks, window));
     let recording = recording.transpose()?;
@@ -78,7 +78,14 @@ pub(super) fn only_steps(run: &RunArgs, steps: u64) -> RunArgs {
         ]
         .map(String::from),
     );
-    // Whichever of the two the configuration gives, only steps can be counted here.
+    // Where the run would start and how long it would be is nothing to a run that leaves no trace.
+    run.without.extend([
+        "checkpoint.resume",
+        "checkpoint.resume_step",
+        "checkpoint.reset",
+        "checkpoint.branch",
+        "training_parameters.epochs",
+    ]);
     run.sets.push(format!("training_parameters.steps={steps}"));
     run
 }

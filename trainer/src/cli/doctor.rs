@@ -153,7 +153,10 @@ fn processes() -> Finding {
 
 fn launcher(run: &RunArgs, recipes: &[Recipe]) -> Finding {
     match env::detect(&env::variables()) {
-        Ok(None) => ok("launcher", "none; ranks are started here"),
+        Ok(None) => match env::alone_in_allocation(&env::variables()) {
+            Some(note) => ok("launcher", note),
+            None => ok("launcher", "none; ranks are started here"),
+        },
         Ok(Some(external)) => {
             let world = external.world;
             let found = format!("{}, rank {} of {}", world.launcher, world.rank, world.world_size);

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use crate::data::DataError;
 use crate::metrics::SinkError;
 use crate::train::TrainError;
 
@@ -52,6 +53,8 @@ impl Exit {
                 hook: "open weights" | "architecture" | "hugging_face_weights" | "weights",
                 ..
             } => Self::Checkpoint,
+            TrainError::Data(DataError::StartPrefetch { .. }) => Self::Environment,
+            TrainError::Hook { source, .. } if cannot_start(source.as_ref()) => Self::Environment,
             TrainError::Data(_)
             | TrainError::NoTargets { .. }
             | TrainError::Hook {
@@ -65,6 +68,7 @@ impl Exit {
             } => Self::Data,
             TrainError::Comm(_)
             | TrainError::Folder(_)
+            | TrainError::Memory { .. }
             | TrainError::Output { .. }
             | TrainError::NoGpu { .. } => Self::Environment,
             // Callbacks fail for reasons of their own, but files that cannot be made are surroundings.
@@ -82,4 +86,9 @@ impl Exit {
             }
         }
     }
+}
+
+/// Tells whether a hook failed because the system gave no thread.
+fn cannot_start(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(error.downcast_ref::<DataError>(), Some(DataError::StartPrefetch { .. }))
 }

@@ -43,7 +43,7 @@ pub(super) fn run(
     let plan = prepared.plan();
     let environment = |error: io::Error| Failure::new(&error, Exit::Environment);
     let filter = logging::Filter::from_environment()?;
-    let ranks = ranks(plan)?;
+    let ranks = ranks(prepared.as_ref())?;
     let window = TraceWindow { wait: args.wait, warmup: args.warmup };
     let recording = Recording::start(&args.output, &ranks, window)?;
     let terminal = Terminal::standard().map_err(environment)?.colored(false);

@@ -13,7 +13,7 @@ use crate::comm::{Engine, Ranks, Reduction, join};
 use crate::config::{self, DeviceKind, Loaded, RankKind, ReportStyle, ResolvedConfig, Sources};
 use crate::recipe::{Prepared, Recipe, find};
 use crate::run_folder::RunFolder;
-use crate::train::{Interrupt, RunOutcome, RunPlan};
+use crate::train::{Interrupt, RunOutcome};
 use crate::world::{env, nccl_version, visible_gpus};
 
 /// Which configuration, and how it is run.
@@ -38,6 +38,9 @@ pub(crate) struct RunArgs {
     /// Starts from the weights in this checkpoint or Hugging Face directory
     #[arg(long, value_name = "DIR")]
     pub(crate) init_from: Option<PathBuf>,
+    /// Dotted keys that count as not written.
+    #[arg(skip)]
+    pub(crate) without: Vec<&'static str>,
     /// Shows less
     #[arg(long, short, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
@@ -59,7 +62,12 @@ impl RunArgs {
                 .as_ref()
                 .map(|path| format!("checkpoint.init_from='{}'", path.display())),
         );
-        Sources { files: self.config.clone(), environment: env::dream_train_variables(), sets }
+        Sources {
+            files: self.config.clone(),
+            environment: env::dream_train_variables(),
+            sets,
+            without: self.without.clone(),
+        }
     }
 
     /// Returns the arguments that give these values again.
@@ -141,9 +149,13 @@ pub(super) fn launched() -> Result<Option<env::External>, Failure> {
     Ok(found.filter(|external| external.world.world_size > 1))
 }
 
-/// Returns the ranks of a plan.
-pub(super) fn ranks(plan: &RunPlan) -> Result<Ranks, Failure> {
-    world(plan.mesh.world_size(), plan.device, plan.reduction)
+/// Returns the ranks of a plan, which this machine has the memory for.
+pub(super) fn ranks(prepared: &dyn Prepared) -> Result<Ranks, Failure> {
+    let plan = prepared.plan();
+    let ranks = world(plan.mesh.world_size(), plan.device, plan.reduction)?;
+    let memory = prepared.check_memory(&ranks);
+    memory.map_err(|error| Failure::new(&error, Exit::of(&error)))?;
+    Ok(ranks)
 }
 
 /// Returns the processes of a launcher's world, which this one joins, or `num_threads` ranks that
@@ -219,7 +231,7 @@ pub(super) fn fit(
     signals::interrupt_run(interrupt).map_err(environment)?;
     let terminal = Terminal::standard().map_err(environment)?.with_bars();
     let plan = prepared.plan();
-    let ranks = ranks(plan)?;
+    let ranks = ranks(prepared)?;
     let folder = RunFolder::claim(&plan.run.directory(), &ranks, plan.timeouts);
     let folder = folder.map_err(|error| Failure::folder(&error))?;
     let unwritable = |error: io::Error| Failure {
@@ -231,6 +243,9 @@ pub(super) fn fit(
     };
     let logs = folder.directory().join("logs");
     logging::start(&filter, &terminal, Some(&logs), &ranks, verbosity, None).map_err(unwritable)?;
+    if let Some(note) = env::alone_in_allocation(&env::variables()) {
+        tracing::warn!("{note}");
+    }
 
     let callbacks =
         |rank| callbacks::build(&plan.metrics, &plan.callbacks, rank, &terminal, verbosity);

@@ -1,16 +1,26 @@
 //! What to do about a configuration error: the nearest name, the nearest number, another way.
 
-use super::{error::ConfigErrorKind, key::KeyPath};
+use super::{error::ConfigErrorKind, key::KeyPath, other_tools};
 use crate::mesh::MeshError;
 
 impl ConfigErrorKind {
     /// Returns what to do about it, where there is something to say beyond the message.
     pub fn help(&self) -> Option<String> {
         match self {
-            Self::UnknownKey { key, nearest, allowed } => {
-                Some(unknown_key_help(key, nearest.as_ref(), allowed))
+            Self::UnknownKey { key, nearest, note, allowed } => {
+                let help = unknown_key_help(key, nearest.as_ref(), allowed);
+                Some(if note.is_empty() { help } else { format!("{note}\n{help}") })
             }
-            Self::WrongValue { value, expected, .. } => nearest_choice(value, expected),
+            Self::NoEffect { key, remedy, .. } => {
+                let (_, name) = key.split_last()?;
+                Some(format!("{remedy}, or leave `{name}` out"))
+            }
+            Self::WrongValue { value, expected, .. } => {
+                other_tools::value_here(value, expected).or_else(|| nearest_choice(value, expected))
+            }
+            Self::NotToml { first, translated, .. } => {
+                translated.as_ref().map(|ours| format!("`{first}` is written `{ours}`"))
+            }
             Self::ReadFile { .. } => {
                 Some("`--config` takes the path of a TOML file; `configs/` holds examples".into())
             }
@@ -44,12 +54,15 @@ fn unknown_key_help(key: &KeyPath, nearest: Option<&KeyPath>, allowed: &[String]
     let parent = |key: &KeyPath| key.split_last().map(|(parent, _)| parent);
     let allowed: Vec<String> = allowed.iter().map(|name| format!("`{name}`")).collect();
     let list = format!("allowed here: {}", allowed.join(", "));
+    let with_list = |text: String| {
+        if allowed.is_empty() { text } else { format!("{text}\n{list}") }
+    };
     match nearest {
         Some(near) if parent(near) == parent(key) => {
             let name = near.split_last().map_or_else(String::new, |(_, last)| last.to_owned());
-            format!("did you mean `{name}`?\n{list}")
+            with_list(format!("did you mean `{name}`?"))
         }
-        Some(near) => format!("did you mean `{near}`?\n{list}"),
+        Some(near) => with_list(format!("did you mean `{near}`?")),
         None => list,
     }
 }
@@ -70,7 +83,12 @@ fn nearest_choice(value: &str, expected: &str) -> Option<String> {
     let choices = expected.split('`').skip(1).step_by(2).map(|name| name.trim_matches('"'));
     let nearest =
         nearest_name(written, choices.clone()).or_else(|| abbreviation(written, choices))?;
-    Some(format!("did you mean `\"{nearest}\"`?"))
+    let is_boolean = ["true", "false"].contains(&nearest);
+    Some(if is_boolean {
+        format!("did you mean `{nearest}`?")
+    } else {
+        format!("did you mean `\"{nearest}\"`?")
+    })
 }
 
 /// Returns the candidate that differs from `written` in few letters.

@@ -103,7 +103,21 @@ impl<'de> Deserializer<'de> for Typed<'_> {
             Value::Num(_, number) => visit_number(*number, visitor),
             Value::Empty(..) => visitor.visit_unit(),
             Value::Dict(_, table) => visitor.visit_map(Entries { rest: table.iter(), value: None }),
-            Value::Array(_, items) => visitor.visit_seq(Items { rest: items.iter().enumerate() }),
+            Value::Array(_, items) => visit_list(items, visitor),
+        }
+    }
+
+    /// Only a table is a struct: serde's structs would also take the values of a list for their
+    /// fields, in an order that nobody has promised.
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        match self.0 {
+            Value::Dict(..) => self.deserialize_any(visitor),
+            _ => Err(Fault::new(FaultKind::Unexpected { expected: "a table".to_owned() })),
         }
     }
 
@@ -141,7 +155,7 @@ impl<'de> Deserializer<'de> for Typed<'_> {
 
     serde::forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
-        seq tuple tuple_struct map struct identifier ignored_any
+        seq tuple tuple_struct map identifier ignored_any
     }
 }
 
@@ -152,6 +166,17 @@ fn visit_number<'de, V: Visitor<'de>>(number: Num, visitor: V) -> Result<V::Valu
         (.., Some(x)) => visitor.visit_f64(x),
         _ => Err(de::Error::custom("does not fit in 64 bits")),
     }
+}
+
+/// Hands over a list and checks that nothing of it was left unread, as by a type of fewer items.
+fn visit_list<'de, V: Visitor<'de>>(list: &[Value], visitor: V) -> Result<V::Value, Fault> {
+    let mut items = Items { rest: list.iter().enumerate() };
+    let value = visitor.visit_seq(&mut items)?;
+    let read = list.len() - items.rest.len();
+    if read == list.len() {
+        return Ok(value);
+    }
+    Err(Fault::new(FaultKind::Unexpected { expected: format!("a list of {read}") }))
 }
 
 struct Entries<'a> {
@@ -182,7 +207,7 @@ struct Items<'a> {
     rest: std::iter::Enumerate<std::slice::Iter<'a, Value>>,
 }
 
-impl<'de> SeqAccess<'de> for Items<'_> {
+impl<'de> SeqAccess<'de> for &mut Items<'_> {
     type Error = Fault;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(
@@ -236,9 +261,11 @@ impl<'de> VariantAccess<'de> for Content<'_> {
 
     fn struct_variant<V: Visitor<'de>>(
         self,
-        _: &'static [&'static str],
+        fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        Typed(self.0.content).deserialize_any(visitor).map_err(|fault| fault.inside(self.0.name))
+        Typed(self.0.content)
+            .deserialize_struct("", fields, visitor)
+            .map_err(|fault| fault.inside(self.0.name))
     }
 }

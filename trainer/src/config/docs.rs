@@ -27,7 +27,18 @@ Values come from these layers, a later one over an earlier one; tables merge key
 5. `--set training_parameters.steps=5`, in the order given
 
 Values of variables and `--set` are TOML; a bare word is a string. Unknown keys are errors. `-` in the column of defaults means that
-the key is left out unless given.
+the key is left out unless given. `DREAM_TRAIN_LOG` (what is logged) and `DREAM_TRAIN_LAUNCHER` ([launchers](launch/environment.md)) are
+no keys.
+
+A key that was given and cannot have an effect is an error, too: `checkpoint.every_n_steps` while `checkpoint.enable` is false, options of
+a mesh axis that has one rank. Three things may stand all the same:
+
+- a default that is written out, as in what `--cfg` prints
+- what a stronger layer turns off: `--set checkpoint.enable=false` over a file with `every_n_steps`. `checkpoint.resume` and
+  `checkpoint.resume_step` say where a run starts and are refused even then
+- options of a degree that is `\"auto\"`, which may become 1
+
+What does nothing on the mesh of a run is a comment in what `--cfg` prints.
 ";
 
 /// Returns the reference page in Markdown, with the tables of the given recipes.

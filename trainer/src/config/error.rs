@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf};
 
 use super::{key::KeyPath, source::Place};
-use crate::{data::DataError, mesh::MeshError, optim::OptimError};
+use crate::{data::DataError, mesh::MeshError, optim::OptimError, train::BoxError};
 
 /// One thing that is wrong, and where it was written.
 #[derive(Debug)]
@@ -32,6 +32,16 @@ pub enum ConfigErrorKind {
         /// What the parser said.
         message: String,
     },
+    /// Text in another language than TOML.
+    #[error("this is {language}, but configuration files are TOML")]
+    NotToml {
+        /// The language.
+        language: &'static str,
+        /// The first line that says something, or the first entry.
+        first: String,
+        /// The same as TOML, where it is simple.
+        translated: Option<String>,
+    },
     /// A `--set` argument or variable name that names no key.
     #[error("`{text}` does not name a value to set: {constraint}")]
     Override {
@@ -47,6 +57,8 @@ pub enum ConfigErrorKind {
         key: KeyPath,
         /// The key that was probably meant.
         nearest: Option<KeyPath>,
+        /// What else a user of another tool has to know; often empty.
+        note: &'static str,
         /// The keys of this table.
         allowed: Vec<String>,
     },
@@ -70,6 +82,21 @@ pub enum ConfigErrorKind {
         /// The reason.
         reason: String,
     },
+    /// A key that does nothing because of other keys.
+    #[error("`{key}` is {value} but has no effect: {reason}")]
+    NoEffect {
+        /// The key.
+        key: KeyPath,
+        /// The value, as TOML.
+        value: String,
+        /// Why it does nothing.
+        reason: &'static str,
+        /// What would give it an effect.
+        remedy: &'static str,
+    },
+    /// A value that the recipe refuses.
+    #[error(transparent)]
+    Recipe(BoxError),
     /// A key that must be given.
     #[error("`{key}` is missing: {reason}")]
     Missing {
@@ -99,6 +126,28 @@ pub enum ConfigErrorKind {
         divisor: String,
         /// Its value.
         by: usize,
+    },
+    /// A world of more ranks than a world can have.
+    #[error(
+        "{ranks} ranks need at least {:.1e} bytes as threads, and their groups cannot be listed in a plan; a world has up to {most} ranks",
+        128.0 * 1024.0 * *ranks as f64
+    )]
+    WorldTooLarge {
+        /// Ranks asked for.
+        ranks: usize,
+        /// Ranks there may be.
+        most: usize,
+    },
+    /// A step of more tokens than a step can have.
+    #[error(
+        "`global_batch_size = {sequences}` x `sequence_length = {length}` are {:.1e} tokens in a step, {:.1e} bytes of token ids and labels; a step has up to 2^40 tokens",
+        *sequences as f64 * *length as f64, 8.0 * *sequences as f64 * *length as f64
+    )]
+    StepTooLarge {
+        /// Sequences of a step.
+        sequences: usize,
+        /// Tokens of a sequence.
+        length: usize,
     },
     /// Batch sizes whose product is not the global batch.
     #[error(

@@ -1,6 +1,6 @@
 //! Turns TOML text into values whose places are known.
 
-use std::{collections::BTreeMap, fs, ops::Range, path::Path, sync::Arc};
+use std::{collections::BTreeMap, io, ops::Range, path::Path, sync::Arc};
 
 use figment::value::{Dict, Num, Tag, Value};
 use toml::de::{DeTable, DeValue};
@@ -8,9 +8,11 @@ use toml::de::{DeTable, DeValue};
 use super::{
     error::{ConfigError, ConfigErrorKind},
     key::KeyPath,
+    not_toml,
     provenance::Origin,
     source::{Place, SourceKind, SourceText},
 };
+use crate::{files::read_regular, world::path_with_home};
 
 /// Values of one layer with their origins.
 #[derive(Debug, Default)]
@@ -33,7 +35,7 @@ impl Layer {
     /// Reads the TOML file at `path`.
     pub(crate) fn read_file(path: &Path) -> Result<Self, Vec<ConfigError>> {
         let name = path.display().to_string();
-        let text = fs::read_to_string(path).map_err(|source| {
+        let text = read_text(&path_with_home(path)).map_err(|source| {
             vec![ConfigErrorKind::ReadFile { path: path.to_owned(), source }.nowhere()]
         })?;
         Self::parse(SourceText { kind: SourceKind::File, name, text })
@@ -44,12 +46,27 @@ impl Layer {
         let source = Arc::new(source);
         let (table, errors) = DeTable::parse_recoverable(&source.text);
         if !errors.is_empty() {
+            if let Some(error) = not_toml::recognize(&source) {
+                return Err(vec![error]);
+            }
             return Err(errors.iter().map(|error| syntax_error(error, &source, 0)).collect());
         }
         let mut reader = Reader { source: &source, shift: 0, layer: Self::default() };
         let values =
             reader.table(table.get_ref(), &KeyPath::root()).map_err(|error| vec![error])?;
         Ok(Self { values, ..reader.layer })
+    }
+
+    /// Takes out the value at `key`, if there is one.
+    pub(crate) fn remove(&mut self, key: &KeyPath) {
+        let Some((last, parents)) = key.segments().split_last() else { return };
+        let mut table = &mut self.values;
+        for parent in parents {
+            let Some(Value::Dict(_, inner)) = table.get_mut(parent) else { return };
+            table = inner;
+        }
+        table.remove(last);
+        self.origins.remove(key);
     }
 
     /// Puts one value at `key`, with the tables around it.
@@ -71,6 +88,19 @@ impl Layer {
             table.insert(last.clone(), value);
         }
     }
+}
+
+/// Most bytes of a configuration file.
+const MOST_BYTES: u64 = 4 << 20;
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let bytes = read_regular(path, MOST_BYTES)?;
+    let of_utf16 = [[0xff, 0xfe], [0xfe, 0xff]].iter().any(|mark| bytes.starts_with(mark));
+    String::from_utf8(bytes).map_err(|error| {
+        let reason =
+            if of_utf16 { "it is UTF-16; save it as UTF-8".into() } else { error.to_string() };
+        io::Error::new(io::ErrorKind::InvalidData, reason)
+    })
 }
 
 /// Parses `source.text[value]` as a TOML value for `key`; what TOML does not know, a bare word, is
@@ -106,6 +136,8 @@ fn syntax_error(error: &toml::de::Error, source: &Arc<SourceText>, shift: usize)
     // The parser takes the blank for a string without quotes.
     let message = if rest.trim().is_empty() && before.trim_end_matches([' ', '\t']).ends_with('=') {
         "a value is missing after `=`".to_owned()
+    } else if let Some(message) = not_toml::foreign_word(rest) {
+        message
     } else {
         error.message().lines().collect::<Vec<_>>().join(", ")
     };

@@ -17,11 +17,11 @@ use super::{
     Config,
     deserialize::Typed,
     device::{DeviceParameters, Preset},
-    error::{ConfigError, ConfigErrors},
+    error::{ConfigError, ConfigErrorKind, ConfigErrors},
     file::Layer,
     key::KeyPath,
     model::{self, ModelTable},
-    overrides,
+    other_tools, overrides,
     provenance::{Origin, Provenance},
     typed,
 };
@@ -31,7 +31,7 @@ use crate::{
     data::DataConfig,
     metrics::MetricsConfig,
     optim::{LrSchedulerConfig, OptimizerConfig},
-    train::{RunConfig, TrainingParameters},
+    train::{BoxError, RunConfig, TrainingParameters},
 };
 
 /// Tables of a configuration, in the order they are shown.
@@ -57,6 +57,8 @@ pub struct Sources {
     pub environment: BTreeMap<String, String>,
     /// `table.key=value`, a later one over an earlier one.
     pub sets: Vec<String>,
+    /// Dotted keys that count as not written, wherever they stand.
+    pub without: Vec<&'static str>,
 }
 
 /// A configuration as declared, and where each of its values comes from.
@@ -75,6 +77,17 @@ impl Loaded {
     /// Says that the value at `key` cannot be, and why; for checks of parts that do not know files.
     pub fn refuse(&self, key: &KeyPath, reason: impl Into<String>) -> ConfigError {
         model::refuse(key.clone(), &self.values, 0, &self.provenance, reason.into())
+    }
+
+    /// Points what a recipe or the trainer found at the first of `keys` that was written, and at the
+    /// others; else at the table of the first.
+    pub(crate) fn refuse_keys(&self, keys: &[String], fault: BoxError) -> ConfigError {
+        let keys = keys.iter().map(|key| KeyPath::dotted(key));
+        let mut places = self.places(keys.clone());
+        if places.is_empty() {
+            places.extend(keys.clone().find_map(|key| self.provenance.nearest_place(&key)));
+        }
+        ConfigErrorKind::Recipe(fault).at(places)
     }
 }
 
@@ -117,7 +130,12 @@ fn read_sources(sources: &Sources) -> Result<Vec<Layer>, ConfigErrors> {
     let mut errors = Vec::new();
     for layer in files.chain(variables) {
         match layer {
-            Ok(layer) => layers.push(layer),
+            Ok(mut layer) => {
+                for key in &sources.without {
+                    layer.remove(&KeyPath::dotted(key));
+                }
+                layers.push(layer);
+            }
             Err(found) => errors.extend(found),
         }
     }
@@ -134,7 +152,8 @@ fn merge(layers: &[Layer]) -> Dict {
         .unwrap_or_default()
 }
 
-fn defaults() -> Layer {
+/// Returns the defaults of all tables that have any.
+pub(crate) fn defaults() -> Layer {
     fn table(layer: &mut Layer, name: &str, value: impl Serialize) {
         let value = Value::serialize(value).expect("defaults are numbers, texts and lists of them");
         layer.values.insert(name.to_owned(), without_missing(value));
@@ -191,6 +210,7 @@ fn read_tables(mut values: Dict, provenance: Provenance) -> Result<Loaded, Confi
     for name in values.keys().filter(|name| !TABLES.contains(&name.as_str())) {
         let key = KeyPath::root().child(name);
         let place = provenance.nearest_place(&key);
+        errors.extend(inside_unknown_table(&key, &values[name], &provenance));
         errors.push(typed::unknown_key(key, TABLES.into_iter()).at(place));
     }
     values.retain(|name, _| TABLES.contains(&name.as_str()));
@@ -201,6 +221,22 @@ fn read_tables(mut values: Dict, provenance: Provenance) -> Result<Loaded, Confi
         }
         _ => Err(ConfigErrors::found(errors)),
     }
+}
+
+/// Tells the names that keys of an unknown table have here, as far as other tools explain them.
+fn inside_unknown_table(
+    table: &KeyPath,
+    value: &Value,
+    provenance: &Provenance,
+) -> Vec<ConfigError> {
+    let Value::Dict(_, keys) = value else { return Vec::new() };
+    let keys = keys.keys().map(|name| table.child(name));
+    let known = keys.filter(|key| other_tools::name_here(key, &[]).is_some());
+    let error = |key: KeyPath| {
+        let place = provenance.nearest_place(&key);
+        typed::unknown_key(key, std::iter::empty()).at(place)
+    };
+    known.map(error).collect()
 }
 
 struct Tables<'a> {

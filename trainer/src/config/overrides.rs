@@ -8,7 +8,7 @@ use super::{
     key::{KeyPath, is_bare},
     source::{SourceKind, SourceText},
 };
-use crate::world::env::{LAUNCHER_VARIABLE, PREFIX};
+use crate::world::env::{PREFIX, PROCESS_VARIABLES};
 
 /// Keys deeper than this are refused, so that no input makes the reader recurse without end.
 const MOST_LEVELS: usize = 16;
@@ -19,7 +19,7 @@ const MOST_SHOWN: usize = 60;
 /// Reads `DREAM_TRAIN_TABLE__KEY`; other variables are no business of the configuration.
 pub(crate) fn from_variable(name: &str, value: &str) -> Option<Result<Layer, ConfigError>> {
     let levels = name.strip_prefix(PREFIX)?.to_ascii_lowercase();
-    if name == LAUNCHER_VARIABLE {
+    if PROCESS_VARIABLES.contains(&name) {
         return None;
     }
     let source = Arc::new(SourceText {

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use super::{device::Preset, key::KeyPath, source::Place};
+use super::{
+    device::Preset,
+    key::KeyPath,
+    source::{Place, SourceKind},
+};
 
 /// Tells where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +67,20 @@ impl Provenance {
             }
             key = key.split_last()?.0;
         }
+    }
+
+    /// Returns how strong the layer is in which the user wrote `key`, for a comparison with another
+    /// key's: a later file is stronger, then come all variables, then all `--set` arguments.
+    pub(crate) fn strength(&self, key: &KeyPath) -> Option<usize> {
+        let layers = self.layers.iter().enumerate().rev();
+        let (layer, origin) =
+            layers.filter_map(|(layer, keys)| Some((layer, keys.get(key)?))).next()?;
+        let Origin::Written(place) = origin else { return None };
+        Some(match place.source.kind {
+            SourceKind::File => layer,
+            SourceKind::Environment => usize::MAX - 1,
+            SourceKind::Set => usize::MAX,
+        })
     }
 
     /// Returns whether the user wrote `key` rather than leaving it to a default or preset.

@@ -6,6 +6,7 @@ use super::{
     Config,
     batch::{Batch, BatchRequest, divide},
     device::{DeviceKind, FloatType, LoadBalance, PipelineSchedule, Preset},
+    effect::has_validation,
     error::{ConfigError, ConfigErrorKind, ConfigErrors},
     key::KeyPath,
     layers::Loaded,
@@ -15,9 +16,14 @@ use super::{
     validate,
 };
 use crate::{
+    fsdp::Reshard,
     mesh::{Axis, AxisSet, Degree, DeviceMesh, MeshError},
     train::RunLength,
+    world::MOST_RANKS,
 };
+
+/// Most tokens of a step: thousands of times what any run has used.
+const MOST_TOKENS: usize = 1 << 40;
 
 /// Returns the key that declares the degree of an axis.
 pub(crate) const fn degree_key(axis: Axis) -> &'static str {
@@ -86,6 +92,10 @@ impl Loaded {
             }
             (configured, launched) => launched.or(configured).unwrap_or(self.unasked_ranks()),
         };
+        if world_size > MOST_RANKS {
+            let error = ConfigErrorKind::WorldTooLarge { ranks: world_size, most: MOST_RANKS };
+            return Err(error.at(self.provenance.place(&world_key)));
+        }
         let shard_key = device_key("dp_shard");
         if device.preset == Some(Preset::Hsdp) && !self.provenance.is_written(&shard_key) {
             let reason = "the preset `hsdp` shards within groups of this many ranks".into();
@@ -144,7 +154,10 @@ impl Loaded {
         };
         let batch = keep(request.resolve().map_err(|kind| self.batch_error(kind)), errors);
         errors.extend(self.check_sequence(mesh).err());
+        errors.extend(self.check_tokens().err());
         let (length, Batch { micro, accumulation }) = (length?, batch?);
+        let validates = has_validation(&self.config.data);
+        let cadence = Some(declared.val_every_n_steps).filter(|steps| *steps > 0 && validates);
         Some(ResolvedTraining {
             length,
             global_batch_size: declared.global_batch_size,
@@ -152,9 +165,9 @@ impl Loaded {
             gradient_accumulation_steps: accumulation,
             sequence_length: declared.sequence_length,
             max_grad_norm: Some(declared.max_grad_norm).filter(|norm| *norm > 0.0),
-            val_every_n_steps: Some(declared.val_every_n_steps).filter(|steps| *steps > 0),
-            val_steps: Some(declared.val_steps).filter(|steps| *steps > 0),
-            num_sanity_val_steps: declared.num_sanity_val_steps,
+            val_every_n_steps: cadence,
+            val_steps: cadence.map(|_| declared.val_steps).filter(|steps| *steps > 0),
+            num_sanity_val_steps: if validates { declared.num_sanity_val_steps } else { 0 },
             on_nonfinite: declared.on_nonfinite,
             max_consecutive_skips: declared.max_consecutive_skips,
         })
@@ -188,6 +201,18 @@ impl Loaded {
         kind.at(self.places(keys.map(|key| table.child(key)).into_iter().chain(degrees)))
     }
 
+    /// Checks that the tokens of a step can be counted and held anywhere.
+    fn check_tokens(&self) -> Result<(), ConfigError> {
+        let declared = &self.config.training_parameters;
+        let (sequences, length) = (declared.global_batch_size, declared.sequence_length);
+        if sequences.checked_mul(length).is_some_and(|tokens| tokens <= MOST_TOKENS) {
+            return Ok(());
+        }
+        let table = KeyPath::dotted("training_parameters");
+        let keys = ["global_batch_size", "sequence_length"].map(|key| table.child(key));
+        Err(ConfigErrorKind::StepTooLarge { sequences, length }.at(self.places(keys)))
+    }
+
     /// Checks that context and tensor parallelism can share a sequence evenly.
     fn check_sequence(&self, mesh: &DeviceMesh) -> Result<(), ConfigError> {
         let (declared, device) = (&self.config.training_parameters, &self.config.device_parameters);
@@ -219,9 +244,11 @@ impl Loaded {
     ) -> Option<ResolvedDevice> {
         let declared = &self.config.device_parameters;
         let pipeline = keep(self.resolve_pipeline(&mesh, micro_batch_size), errors)?;
-        validate::check_device(self, &mesh, errors);
+        validate::check_device(self, errors);
         validate::check_ranks(self, &mesh, is_launched, errors);
+        // What a stronger layer turned off, or `"auto"` made a single rank, is off.
         let splits_weights = mesh.size(Axis::Tp) > 1;
+        let shards = mesh.size(AxisSet::FSDP) > 1;
         Some(ResolvedDevice {
             kind: declared.device,
             mesh,
@@ -233,10 +260,10 @@ impl Loaded {
                 .then(|| declared.grad_scaler.clone()),
             loss_parallel: declared.loss_parallel && splits_weights,
             sequence_parallel: declared.sequence_parallel && splits_weights,
-            async_tensor_parallel: declared.async_tensor_parallel,
+            async_tensor_parallel: declared.async_tensor_parallel && splits_weights,
             activation_checkpointing: declared.recomputed(),
-            reshard: declared.reshard,
-            accumulate_whole_gradients: declared.accumulate_whole_gradients,
+            reshard: if shards { declared.reshard } else { Reshard::default() },
+            accumulate_whole_gradients: declared.accumulate_whole_gradients && shards,
             cpu_offload: declared.cpu_offload,
             compile: declared.compile,
             init_timeout: Duration::from_secs(declared.comm.init_timeout_secs),

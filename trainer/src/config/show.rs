@@ -6,6 +6,7 @@ use figment::value::{Dict, Value};
 
 use super::{
     Config,
+    effect::{Idle, idle_on_mesh},
     key::KeyPath,
     layers::{Loaded, TABLES},
     plan::ResolvedConfig,
@@ -17,7 +18,8 @@ use super::{
 use crate::{
     data::{DocumentFormat, SourcePlan, TokenizerChoice},
     mesh::{Axis, AxisSet},
-    optim::{Algorithm, OptimizerConfig},
+    optim::{Algorithm, OptimizerConfig, ScheduleName},
+    train::RunLength,
 };
 
 /// Column at which origins begin where the value leaves room.
@@ -28,7 +30,8 @@ impl Loaded {
     pub fn show(&self, resolved: &ResolvedConfig) -> String {
         let schema = schema::schema_of::<Config>();
         let derived = derived(self, resolved);
-        let mut shown = Shown { loaded: self, schema: &schema, derived, text: String::new() };
+        let idle = idle_on_mesh(self, resolved);
+        let mut shown = Shown { loaded: self, schema: &schema, derived, idle, text: String::new() };
         for name in TABLES {
             let key = KeyPath::dotted(name);
             if name == "model" {
@@ -65,7 +68,9 @@ fn derived(loaded: &Loaded, resolved: &ResolvedConfig) -> Vec<Derived> {
     found.extend(derived_batch(resolved));
     found.extend(optimizer_defaults(loaded, resolved));
     found.extend(data_defaults(resolved));
-    if let crate::train::RunLength::Steps(steps) = resolved.training.length {
+    if let RunLength::Steps(steps) = resolved.training.length
+        && resolved.lr_scheduler.name != ScheduleName::Constant
+    {
         let key = KeyPath::dotted("lr_scheduler.total_steps");
         found.push(Derived::new(key, steps, "training_parameters.steps"));
     }
@@ -170,6 +175,7 @@ struct Shown<'a> {
     loaded: &'a Loaded,
     schema: &'a serde_json::Value,
     derived: Vec<Derived>,
+    idle: Vec<Idle>,
     text: String,
 }
 
@@ -217,11 +223,26 @@ impl Shown<'_> {
     }
 
     fn value(&self, path: &KeyPath, key: &str, value: &Value) -> String {
+        if let Some(idle) = self.idle.iter().find(|idle| idle.key == *path) {
+            return self.without_effect(idle, key, value);
+        }
         let derived = self.derived.iter().find(|derived| derived.key == *path);
         match derived {
             Some(Derived { value, origin, .. }) => line(key, value, origin),
             None => line(key, &to_toml(value), &self.loaded.provenance.origin(path)),
         }
+    }
+}
+
+impl Shown<'_> {
+    /// Writes what was given and does nothing as a comment, after the default that holds instead.
+    fn without_effect(&self, idle: &Idle, key: &str, given: &Value) -> String {
+        let default =
+            idle.default.as_ref().map(|value| line(key, &to_toml(value), &Origin::Default));
+        let origin = self.loaded.provenance.origin(&idle.key);
+        let given = format!("# {} = {}", quoted(key), to_toml(given));
+        let comment = format!("{given:ORIGIN_COLUMN$} # {origin}, no effect: {}\n", idle.reason);
+        default.unwrap_or_default() + &comment
     }
 }
 

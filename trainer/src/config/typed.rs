@@ -9,31 +9,13 @@ use super::{
     deserialize::{FaultKind, Typed},
     error::{ConfigError, ConfigErrorKind},
     key::{KeyPath, is_bare},
+    other_tools,
     provenance::Provenance,
     schema,
 };
 
 /// Errors of one table after which the rest is not looked at.
 const MOST_ERRORS: usize = 32;
-
-/// What users of other trainers write, and the key that means it here.
-const SYNONYMS: [(&str, &str); 15] = [
-    ("batch_size", "global_batch_size"),
-    ("beta1", "betas"),
-    ("beta2", "betas"),
-    ("checkpoint_activations", "activation_checkpointing"),
-    ("compile_model", "compile"),
-    ("data_parallel_replicate_degree", "dp_replicate"),
-    ("data_parallel_shard_degree", "dp_shard"),
-    ("data_parallel_size", "dp_replicate"),
-    ("fsdp_config", "dp_shard"),
-    ("learning_rate", "lr"),
-    ("local_batch_size", "micro_batch_size"),
-    ("log_freq", "console_every_n_steps"),
-    ("max_norm", "max_grad_norm"),
-    ("seq_len", "sequence_length"),
-    ("train_timeout_seconds", "timeout_secs"),
-];
 
 /// Reads the table at `at`. A value that does not fit is reported, taken out, and the rest is read
 /// again, so that one pass finds all of them.
@@ -157,15 +139,22 @@ pub(crate) fn unknown_key<'a>(
     allowed: impl Iterator<Item = &'a str>,
 ) -> ConfigErrorKind {
     let allowed: Vec<String> = allowed.map(str::to_owned).collect();
-    let nearest = key.split_last().and_then(|(table, last)| {
-        let meant =
-            SYNONYMS.iter().find(|(theirs, _)| *theirs == last).map_or(last, |(_, ours)| ours);
-        if let Some(near) = nearest_name(meant, allowed.iter().map(String::as_str)) {
-            return Some(table.child(near));
-        }
-        schema::keys_named(meant).into_iter().find(|other| *other != key)
-    });
-    ConfigErrorKind::UnknownKey { key, nearest, allowed }
+    let meant = other_tools::name_here(&key, &allowed);
+    let nearest = match &meant {
+        Some(meant) => meant.key.map(KeyPath::dotted),
+        None => key.split_last().and_then(|(table, last)| {
+            match nearest_name(last, allowed.iter().map(String::as_str)) {
+                Some(near) => Some(table.child(near)),
+                None => schema::keys_named(last).into_iter().find(|other| *other != key),
+            }
+        }),
+    };
+    ConfigErrorKind::UnknownKey {
+        key,
+        nearest,
+        note: meant.map_or("", |meant| meant.note),
+        allowed,
+    }
 }
 
 /// Returns the value at `path`.
@@ -175,6 +164,16 @@ pub(crate) fn get<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
         Value::Array(_, items) => items.get(key.parse::<usize>().ok()?),
         _ => None,
     })
+}
+
+/// Tells whether two values are the same, whatever the width of their numbers.
+pub(crate) fn same(first: &Value, second: &Value) -> bool {
+    match (first, second) {
+        (Value::Num(_, first), Value::Num(_, second)) => {
+            approximate(*first) == approximate(*second)
+        }
+        _ => to_toml(first) == to_toml(second),
+    }
 }
 
 /// Takes the value at `path` out of its table; an item takes its list with it, so that the others

@@ -1,7 +1,8 @@
 //! Checks across tables, and the components' own checks with the place of the key they are about.
 
 use super::{
-    device::{ActivationCheckpointing, DeviceKind, FloatType, RankKind},
+    device::{DeviceKind, FloatType, RankKind},
+    effect::check_effects,
     error::{ConfigError, ConfigErrorKind},
     key::KeyPath,
     layers::Loaded,
@@ -9,10 +10,9 @@ use super::{
 };
 use crate::{
     checkpoint::{ResumeMode, SelectionError},
-    data::{DataError, DataPlan, ValidationPlan},
-    fsdp::Reshard,
-    mesh::{Axis, AxisSet, DeviceMesh},
-    optim::{GradScalerConfig, OptimError, OptimizerPlan},
+    data::{DataError, DataPlan},
+    mesh::DeviceMesh,
+    optim::{OptimError, OptimizerPlan},
 };
 
 /// Checks all tables but `device_parameters` and `training_parameters`, and resolves those whose
@@ -35,14 +35,12 @@ pub(crate) fn check_tables(
     }
     let data = loaded.config.data.resolve();
     let data = data.map_err(|error| errors.push(data_error(loaded, error))).ok();
-    if let Some(data) = &data {
-        check_validation(loaded, data, errors);
-    }
+    check_effects(loaded, errors);
     optimizer.zip(data)
 }
 
 /// Checks what a device cannot do, whatever the build.
-pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<ConfigError>) {
+pub(crate) fn check_device(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
     let device = &loaded.config.device_parameters;
     let on_cpu = device.device == DeviceKind::Cpu;
     let on_wgpu = device.device == DeviceKind::Wgpu;
@@ -61,32 +59,6 @@ pub(crate) fn check_device(loaded: &Loaded, mesh: &DeviceMesh, errors: &mut Vec<
             device.reduce_dtype == FloatType::F16,
             "reduce_dtype",
             "a sum over ranks soon leaves the range of `f16`; `f32` and `bf16` hold it",
-        ),
-        (
-            device.grad_scaler != GradScalerConfig::default() && computes_in != FloatType::F16,
-            "grad_scaler",
-            "losses are scaled with `param_dtype = \"f16\"` only; `bf16` and `f32` need no scaling",
-        ),
-        (
-            device.async_tensor_parallel && mesh.size(Axis::Tp) == 1,
-            "async_tensor_parallel",
-            "there is nothing to overlap unless `tensor_parallel` is above 1",
-        ),
-        (
-            device.checkpoint_every_nth_block != 1
-                && device.activation_checkpointing != ActivationCheckpointing::Full,
-            "checkpoint_every_nth_block",
-            "it chooses among the blocks of `activation_checkpointing = \"full\"`",
-        ),
-        (
-            device.reshard != Reshard::Parameters && mesh.size(AxisSet::FSDP) == 1,
-            "reshard",
-            "nothing is sharded unless `dp_shard` is above 1",
-        ),
-        (
-            device.accumulate_whole_gradients && mesh.size(AxisSet::FSDP) == 1,
-            "accumulate_whole_gradients",
-            "gradients are whole unless `dp_shard` is above 1",
         ),
     ];
     let scaler = device.grad_scaler.validate().err();
@@ -171,32 +143,6 @@ fn check_checkpoint(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
             SelectionError::BadPattern { key, .. } | SelectionError::Unused { key, .. } => key,
         };
         errors.push(loaded.refuse(&KeyPath::dotted(key), error.to_string()));
-    }
-    if checkpoint.branch.is_some()
-        && checkpoint.resume_step.is_none()
-        && checkpoint.reset.is_empty()
-    {
-        let reason =
-            "it names the branch that `resume_step` or `reset` begins, and neither is given";
-        errors.push(loaded.refuse(&KeyPath::dotted("checkpoint.branch"), reason));
-    }
-}
-
-fn check_validation(loaded: &Loaded, data: &DataPlan, errors: &mut Vec<ConfigError>) {
-    if data.validation != ValidationPlan::None {
-        return;
-    }
-    let training = &loaded.config.training_parameters;
-    let wanted = [
-        ("val_every_n_steps", training.val_every_n_steps),
-        ("num_sanity_val_steps", training.num_sanity_val_steps),
-    ];
-    for (key, steps) in wanted {
-        if steps > 0 {
-            let key = KeyPath::dotted("training_parameters").child(key);
-            let reason = "there are no validation data; give `data.validation_fraction` or `data.validation_files`";
-            errors.push(loaded.refuse(&key, reason));
-        }
     }
 }
 

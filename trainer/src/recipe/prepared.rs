@@ -3,10 +3,14 @@
 use super::run_plan;
 use crate::callbacks::CallbackSet;
 use crate::comm::{RankFailure, Ranks};
-use crate::config::{ConfigErrors, Loaded, ResolvedConfig};
+use crate::config::{ConfigErrors, DeviceKind, Loaded, ResolvedConfig};
 use crate::nn::ParameterEntry;
 use crate::run_folder::RunFolder;
-use crate::train::{Interrupt, Placements, RunOutcome, RunPlan, TrainError, Trainer, TrainingStep};
+use crate::train::{
+    HostBytes, Interrupt, Placements, RefusedKeys, RunOutcome, RunPlan, TrainError, Trainer,
+    TrainingStep,
+};
+use crate::world::memory_bytes;
 
 /// Why a recipe cannot run a configuration.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +49,26 @@ pub trait Prepared {
     /// Estimates the bytes that a rank's operations hold for the backward pass of a microbatch, if
     /// the recipe tells.
     fn activation_bytes(&self) -> Option<u64>;
+
+    /// Checks that the memory of this machine can hold the ranks that are its threads.
+    ///
+    /// # Errors
+    ///
+    /// The ranks need more than there is; the recipe cannot build the model.
+    fn check_memory(&self, ranks: &Ranks) -> Result<(), TrainError> {
+        let plan = self.plan();
+        match (ranks, memory_bytes()) {
+            (Ranks::Threads(num_ranks), Some(available)) if plan.device == DeviceKind::Cpu => {
+                let activations = self.activation_bytes();
+                let needs = HostBytes::estimate(plan, &self.parameters()?, activations);
+                if needs.total() <= available {
+                    return Ok(());
+                }
+                Err(TrainError::Memory { num_ranks: *num_ranks, needs, available })
+            }
+            _ => Ok(()),
+        }
+    }
 
     /// Returns the floating-point operations of one trained token, if the recipe tells.
     fn flops_per_token(&self) -> Option<f64>;
@@ -89,7 +113,7 @@ impl<'a, S: TrainingStep> PreparedTrainer<'a, S> {
     ) -> Result<Self, PrepareError> {
         let config = resolved.model.parse::<S::Config>()?;
         let plan = run_plan(loaded, resolved);
-        trainer.check(&config, &plan)?;
+        trainer.check(&config, &plan).map_err(|error| with_places(loaded, error))?;
         Ok(Self { trainer, config, plan })
     }
 }
@@ -133,4 +157,30 @@ impl<S: TrainingStep> Prepared for PreparedTrainer<'_, S> {
     ) -> Result<RunOutcome, RankFailure<TrainError>> {
         self.trainer.fit_in(folder, &self.config, &self.plan, ranks, interrupt, callbacks)
     }
+}
+
+/// Points what the recipe or the trainer refuses at the lines of the configuration it is about.
+fn with_places(loaded: &Loaded, error: TrainError) -> PrepareError {
+    let split =
+        ["tensor_parallel", "dp_shard", "preset"].map(|key| format!("device_parameters.{key}"));
+    let model = || "model".to_owned();
+    let error = match error {
+        TrainError::Hook { hook, source } => match source.downcast::<RefusedKeys>() {
+            Ok(refused) => {
+                let RefusedKeys { keys, source } = *refused;
+                loaded.refuse_keys(&keys, source)
+            }
+            Err(source) if hook == "check" => loaded.refuse_keys(&[model()], source),
+            Err(source) => {
+                let keys: Vec<String> = [model()].into_iter().chain(split).collect();
+                loaded.refuse_keys(&keys, Box::new(TrainError::Hook { hook, source }))
+            }
+        },
+        TrainError::NoHiddenMatrix => {
+            loaded.refuse_keys(&["optimizer.name".into()], Box::new(error))
+        }
+        TrainError::MissingCapability { .. } => loaded.refuse_keys(&split, Box::new(error)),
+        other => return other.into(),
+    };
+    ConfigErrors::from(error).into()
 }

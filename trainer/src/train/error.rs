@@ -7,14 +7,35 @@ use crate::callbacks::CallbackError;
 use crate::checkpoint::{CheckpointError, LISTED, ResetPart, SelectionError, listed};
 use crate::comm::CommError;
 use crate::data::DataError;
+use crate::metrics::format::bytes;
 use crate::optim::OptimError;
 use crate::run_folder::RunFolderError;
+
+use super::HostBytes;
 
 /// An error of user code; it is shown with the hook that returned it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// What hooks return.
 pub type Result<T, E = BoxError> = std::result::Result<T, E>;
+
+/// What a recipe's check says about certain keys of the configuration; it is shown with the lines
+/// that hold them.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct RefusedKeys {
+    /// The keys in full, the one to look at first in front.
+    pub keys: Vec<String>,
+    /// What is wrong with them.
+    pub source: BoxError,
+}
+
+impl RefusedKeys {
+    /// Says what is wrong with `keys`.
+    pub fn new(keys: impl IntoIterator<Item = &'static str>, source: impl Into<BoxError>) -> Self {
+        Self { keys: keys.into_iter().map(str::to_owned).collect(), source: source.into() }
+    }
+}
 
 /// Why a rank ended.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +49,24 @@ pub enum TrainError {
         /// What it returned.
         #[source]
         source: BoxError,
+    },
+    /// Thread ranks that need more memory than this machine has.
+    #[error(
+        "the {num_ranks} ranks of this run need at least {} on this machine, which has {}: {} for weights, gradients and optimizer state, {} for the tokens of a step, {} for what operations keep for the backward pass, {} for the ranks themselves",
+        bytes(needs.total()),
+        bytes(*available),
+        bytes(needs.state),
+        bytes(needs.tokens),
+        bytes(needs.activations),
+        bytes(needs.ranks)
+    )]
+    Memory {
+        /// Ranks of this machine.
+        num_ranks: usize,
+        /// What they need.
+        needs: HostBytes,
+        /// Bytes of memory of this machine, swap included.
+        available: u64,
     },
     /// There is no GPU for a rank.
     #[error("rank {rank} finds no GPU on this machine; `dream-train doctor` says what is missing")]

@@ -83,6 +83,9 @@ fn a_file_that_is_not_text_is_named() {
     let file = folder.path().join("binary.toml");
     std::fs::write(&file, [0xff, 0xfe, 0x00]).unwrap();
     assert!(refuse(&file).to_string().contains("binary.toml"));
+    assert!(plain(&refuse(&file)).contains("it is UTF-16; save it as UTF-8"));
+    std::fs::write(&file, "[model]\nname = \"m\0lp\"\n").unwrap();
+    assert!(refuse(&file).to_string().contains("binary.toml:2:10: not valid TOML"));
 }
 
 #[test]
@@ -116,4 +119,24 @@ fn colored_and_unicode_reports_say_the_same_words() {
     let text = dream_trainer::config::render(&errors, style);
     assert!(text.contains("\u{1b}["), "{text}");
     assert!(text.contains("did you mean `lr`?"), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn only_regular_files_of_some_megabytes_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = folder.path().join("large.toml");
+    std::fs::write(&large, "#".repeat(5 << 20)).unwrap();
+    let pipe = folder.path().join("pipe.toml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    for file in [large.as_path(), &pipe, folder.path(), Path::new("/dev/zero")] {
+        let errors = refuse(file);
+        assert!(errors.to_string().starts_with("cannot read configuration file"), "{errors}");
+    }
+    // The same file twice is the file.
+    let file = folder.path().join("run.toml");
+    std::fs::write(&file, crate::written::LEAST).unwrap();
+    let sources = Sources { files: vec![file.clone(), file], ..Sources::default() };
+    load(&sources).unwrap().resolve(None).unwrap();
 }

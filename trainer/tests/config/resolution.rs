@@ -1,10 +1,11 @@
 //! Resolution: concrete numbers from what is declared and the world there is.
 
 use dream_trainer::config::load;
+use dream_trainer::fsdp::Reshard;
 use dream_trainer::mesh::{Axis, AxisSet};
 use dream_trainer::train::RunLength;
 
-use crate::written::{load_sets, resolve_sets};
+use crate::written::{LEAST, load_sets, load_texts, resolve_sets};
 
 #[test]
 fn ranks_degrees_and_batches_become_numbers() {
@@ -199,4 +200,85 @@ fn the_same_sources_give_the_same_plan() {
     };
     assert_eq!(show(), show());
     assert!(load(&dream_trainer::config::Sources::default()).is_err());
+}
+
+#[test]
+fn what_a_stronger_layer_turns_off_may_stay() {
+    // A file, what the command line says, and the key that would be refused in the file.
+    let rows = [
+        ("[checkpoint]\nenable = true\nevery_n_steps = 2", "checkpoint.enable=false"),
+        (
+            "[training_parameters]\nval_every_n_steps = 2\nval_steps = 1\n[data]\nvalidation_fraction = 0.5",
+            "training_parameters.val_every_n_steps=0",
+        ),
+        (
+            "[training_parameters]\nval_every_n_steps = 2\n[data]\nvalidation_fraction = 0.5",
+            "data.validation_fraction=0",
+        ),
+        (
+            "[device_parameters]\ntensor_parallel = 2\nasync_tensor_parallel = true",
+            "device_parameters.tensor_parallel=1",
+        ),
+        (
+            "[device_parameters]\npreset = \"fsdp\"\nreshard = \"optimizer\"",
+            "device_parameters.preset=ddp",
+        ),
+        (
+            "[device_parameters]\nparam_dtype = \"f16\"\n[device_parameters.grad_scaler]\ninit_scale = 8",
+            "device_parameters.param_dtype=f32",
+        ),
+        ("[lr_scheduler]\nname = \"cosine\"\nmin_lr_factor = 0.1", "lr_scheduler.name=constant"),
+        ("[checkpoint]\nenable = true\ninit_from = \"weights\"", "checkpoint.resume=must"),
+    ];
+    for (file, set) in rows {
+        let loaded = load_texts(&[LEAST, file], &[], &[set]).unwrap();
+        let plan = loaded.resolve(None).unwrap_or_else(|errors| panic!("{set}: {errors}"));
+        // The plan that is shown has nothing that would be refused.
+        let shown = loaded.show(&plan);
+        let again = load_texts(&[&shown], &[], &[]).unwrap();
+        let again_plan = again.resolve(None).unwrap_or_else(|errors| panic!("{shown}\n{errors}"));
+        assert_eq!(plan.device, again_plan.device, "{set}");
+        assert_eq!(plan.training, again_plan.training, "{set}");
+        assert!(shown.contains(", no effect: "), "{shown}");
+        // In the same layer it is a contradiction.
+        let (key, value) = set.split_once('=').unwrap();
+        let (table, key) = key.split_once('.').unwrap();
+        let is_toml = format!("{key} = {value}").parse::<toml::Table>().is_ok();
+        let value = if is_toml { value.to_owned() } else { format!("\"{value}\"") };
+        let mut text: toml::Table = format!("{LEAST}\n").parse().unwrap();
+        for (name, keys) in file.parse::<toml::Table>().unwrap() {
+            let into = text.entry(name).or_insert_with(|| toml::Table::new().into());
+            into.as_table_mut().unwrap().extend(keys.as_table().unwrap().clone());
+        }
+        let value: toml::Table = format!("{key} = {value}").parse().unwrap();
+        text[table].as_table_mut().unwrap().extend(value);
+        let errors = load_texts(&[&text.to_string()], &[], &[]).unwrap().resolve(None).unwrap_err();
+        assert!(errors.to_string().contains("but has no effect: "), "{set}: {errors}");
+    }
+}
+
+#[test]
+fn where_a_run_starts_is_not_turned_off() {
+    for key in ["resume = \"must\"", "resume = \"never\"", "resume_step = 4"] {
+        let file = format!("[checkpoint]\nenable = true\n{key}");
+        let loaded = load_texts(&[LEAST, &file], &[], &["checkpoint.enable=false"]).unwrap();
+        let text = loaded.resolve(None).unwrap_err().to_string();
+        assert!(text.contains("neither saves nor resumes"), "{key}: {text}");
+    }
+}
+
+#[test]
+fn options_of_a_degree_that_may_be_anything_and_defaults_that_are_written_may_stay() {
+    let rows = [
+        "[device_parameters]\npreset = \"fsdp\"\nreshard = \"optimizer\"",
+        "[device_parameters]\ntensor_parallel = \"auto\"\nasync_tensor_parallel = true\nloss_parallel = false",
+        "[checkpoint]\nenable = false\nevery_n_steps = 0\nkeep_latest = 3\nresume = \"auto\"",
+        "[lr_scheduler]\nmin_lr_factor = 0",
+        "[device_parameters]\nloss_parallel = true\n[device_parameters.pipeline]\nschedule = \"1f1b\"",
+    ];
+    for file in rows {
+        let plan = load_texts(&[LEAST, file], &[], &[]).unwrap().resolve(None);
+        let device = plan.unwrap_or_else(|errors| panic!("{file}: {errors}")).device;
+        assert!(!device.async_tensor_parallel && device.reshard == Reshard::Parameters);
+    }
 }

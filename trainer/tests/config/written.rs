@@ -26,7 +26,8 @@ pub(crate) fn load_texts(
     let files = files.collect();
     let environment: BTreeMap<String, String> =
         variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    load(&Sources { files, environment, sets: sets.iter().map(|set| (*set).into()).collect() })
+    let sets = sets.iter().map(|set| (*set).into()).collect();
+    load(&Sources { files, environment, sets, ..Sources::default() })
 }
 
 /// Loads the least configuration with `--set` arguments.
