@@ -229,7 +229,7 @@ pub enum TrainError {
     /// Resuming was demanded but there is nothing to resume from.
     #[error(
         "`checkpoint.resume` is `must` but {root} holds no complete checkpoint{}",
-        damaged.iter().map(|cause| format!("; {cause}")).collect::<String>()
+        damaged.iter().flat_map(|cause| ["; ", cause.as_str()]).collect::<String>()
     )]
     NothingToResume {
         /// Folder searched.

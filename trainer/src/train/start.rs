@@ -83,7 +83,7 @@ impl Start {
             }
         }
         if start.checkpoint.is_some() && !start.is_restart {
-            start.reset = start.request.reset.clone();
+            start.reset.clone_from(&start.request.reset);
         }
         Ok(start)
     }
