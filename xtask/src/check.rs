@@ -1,8 +1,10 @@
 //! Everything CI checks, in its order.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::claims;
 use crate::command::{self, root};
 
 /// Runs all checks and stops at the first that fails.
@@ -34,6 +36,7 @@ const MAX_LINES: usize = 400;
 /// Checks what no other tool does: file headers, sizes and absolute paths.
 fn tidy() -> Result<(), String> {
     let mut problems = Vec::new();
+    let mut functions = BTreeSet::new();
     for folder in ["src", "trainer", "models", "examples", "xtask", "tests", "benches"] {
         rust_files(&root().join(folder), &mut |path, text| {
             let shown = path.strip_prefix(root()).unwrap_or(path).display();
@@ -47,8 +50,10 @@ fn tidy() -> Result<(), String> {
             if text.contains(concat!("/", "home/")) || text.contains(concat!("/", "Users/")) {
                 problems.push(format!("{shown}: holds an absolute path"));
             }
+            functions.extend(claims::functions(text));
         })?;
     }
+    problems.extend(claims::check(&functions)?);
     if problems.is_empty() { Ok(()) } else { Err(problems.join("\n")) }
 }
 

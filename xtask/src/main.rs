@@ -3,6 +3,7 @@
 
 mod bench;
 mod check;
+mod claims;
 mod command;
 mod cube;
 mod cuda;

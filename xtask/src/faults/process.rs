@@ -51,8 +51,8 @@ impl Running {
     ) -> Result<Self, Failure> {
         let file = File::create(output).map_err(broken(output.display()))?;
         let both = file.try_clone().map_err(broken(output.display()))?;
-        command.stdin(Stdio::null());
-        let Streams { stdout, stderr } = streams;
+        let Streams { stdin, stdout, stderr } = streams;
+        command.stdin(stdin.unwrap_or_else(Stdio::null));
         command.stdout(stdout.unwrap_or_else(|| file.into()));
         command.stderr(stderr.unwrap_or_else(|| both.into()));
         let child = command.spawn().map_err(broken(format!("cannot start {command:?}")))?;
@@ -105,6 +105,8 @@ impl Running {
 /// Streams that do not go to the file of a program's output.
 #[derive(Default)]
 pub(super) struct Streams {
+    /// Nothing, if it is not set.
+    pub(super) stdin: Option<Stdio>,
     pub(super) stdout: Option<Stdio>,
     pub(super) stderr: Option<Stdio>,
 }

@@ -69,6 +69,7 @@ fn streams(stage: &mut Stage<'_>, kinds: [Console; 2]) -> Result<(), Failure> {
         })
     };
     let streams = Streams {
+        stdin: None,
         stdout: stream(kinds[0]).map_err(broken("standard output"))?,
         stderr: stream(kinds[1]).map_err(broken("standard error"))?,
     };
@@ -99,6 +100,7 @@ fn terminal_goes(stage: &mut Stage<'_>) -> Result<(), Failure> {
     clean(&mut command, &stage.folder);
     let slave = |end: &std::os::fd::OwnedFd| end.try_clone().map_err(broken("a terminal"));
     let streams = Streams {
+        stdin: Some(slave(&terminal.slave)?.into()),
         stdout: Some(slave(&terminal.slave)?.into()),
         stderr: Some(slave(&terminal.slave)?.into()),
     };
