@@ -92,7 +92,8 @@ fn lab(args: &FaultsArgs) -> Result<Lab, String> {
         command::run("cargo", &arguments)?;
         root().join("target/release/dream-train")
     };
-    let name = format!("seed-{}{}", args.seed, if args.mpi { "-mpi" } else { "" });
+    let only = args.kind.map_or_else(String::new, |kind| format!("-{kind}"));
+    let name = format!("seed-{}{}{only}", args.seed, if args.mpi { "-mpi" } else { "" });
     let folder = root().join("target/faults").join(name);
     let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
     if folder.exists() {

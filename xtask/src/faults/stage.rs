@@ -19,6 +19,9 @@ use super::setup::{FILE, RUN, Setup};
 
 /// How long a process may outlive what should have ended it.
 const LINGER: Duration = Duration::from_secs(15);
+/// The same for `mpiexec`, which `dream-train launch` tells to give its ranks a minute to save, and
+/// which waits for all of it.
+const LINGER_OF_MPI: Duration = Duration::from_secs(75);
 
 /// What all cases of a campaign share.
 pub(super) struct Lab {
@@ -193,18 +196,19 @@ impl<'a> Stage<'a> {
     /// Waits until no process of this case is left.
     pub(super) fn settle(&self) -> Result<(), Failure> {
         let begun = Instant::now();
+        let linger = self.lab.processes.map_or(LINGER, |_| LINGER_OF_MPI);
         loop {
             let left = processes::inside(&self.folder);
             if left.is_empty() {
                 return Ok(());
             }
-            if begun.elapsed() > LINGER {
+            if begun.elapsed() > linger {
                 let places: String = left.iter().map(|id| processes::threads(*id)).collect();
                 process::note(&self.folder.join("left.txt"), &places);
                 for id in &left {
                     send(*id, Signal::SIGKILL);
                 }
-                let text = format!("{left:?} after {} s, see left.txt", LINGER.as_secs());
+                let text = format!("{left:?} after {} s, see left.txt", linger.as_secs());
                 return Err(Fault::Leftover.with(text));
             }
             sleep(Duration::from_millis(5));
