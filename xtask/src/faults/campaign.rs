@@ -13,9 +13,10 @@ use clap::Args;
 use super::dice::Dice;
 use super::failure::{Failure, Fault};
 use super::kinds::{Good, Kind};
+use super::lab::Lab;
 use super::reference::{References, remove};
 use super::setup::Setup;
-use super::stage::{Lab, Stage};
+use super::stage::Stage;
 use crate::command::{self, root};
 
 /// Which cases, and of what.

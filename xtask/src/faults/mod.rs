@@ -8,6 +8,7 @@
 //! processes   what is left of a run in the list of processes
 //! record      what a run wrote: rows of metrics, tensors of the last checkpoint
 //! reference   the undisturbed run of a setup
+//! lab         what all cases share
 //! stage       the folder and the processes of one case, and the checks all cases share
 //! kinds       what is done to a run
 //! campaign    arguments, cases in order, the report
@@ -17,6 +18,7 @@ mod campaign;
 mod dice;
 mod failure;
 mod kinds;
+mod lab;
 mod mutation;
 mod process;
 mod processes;

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::failure::{Failure, Fault, broken};
+use super::lab::Lab;
 use super::process::{Running, Streams};
 use super::record::{Rows, tensors};
 use super::setup::{FILE, RUN};
-use super::stage::Lab;
 
 /// What an undisturbed run left.
 #[derive(Debug)]

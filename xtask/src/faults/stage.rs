@@ -1,7 +1,7 @@
 //! The folder and the processes of one case, and the checks that all cases share.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::thread::sleep;
@@ -11,10 +11,11 @@ use nix::sys::signal::Signal;
 
 use super::dice::Dice;
 use super::failure::{Failure, Fault, broken};
+use super::lab::Lab;
 use super::process::{self, Ended, Running, Streams, send};
 use super::processes;
 use super::record::{Numbers, Rows, tensors};
-use super::reference::{Reference, References};
+use super::reference::Reference;
 use super::setup::{FILE, RUN, Setup};
 
 /// How long a process may outlive what should have ended it.
@@ -22,59 +23,6 @@ const LINGER: Duration = Duration::from_secs(15);
 /// The same for `mpiexec`, which `dream-train launch` tells to give its ranks a minute to save, and
 /// which waits for all of it.
 const LINGER_OF_MPI: Duration = Duration::from_secs(75);
-
-/// What all cases of a campaign share.
-pub(super) struct Lab {
-    pub(super) program: PathBuf,
-    pub(super) folder: PathBuf,
-    pub(super) limit: Duration,
-    /// Number of MPI processes of each run, if its ranks are such.
-    pub(super) processes: Option<usize>,
-    pub(super) references: References,
-}
-
-impl Lab {
-    /// Returns the text file that some runs train on.
-    pub(super) fn words(&self) -> PathBuf {
-        self.folder.join("words.txt")
-    }
-
-    /// Returns a call of the program in a folder, in a clean environment.
-    pub(super) fn command(
-        &self,
-        folder: &Path,
-        processes: Option<usize>,
-        arguments: &[&str],
-    ) -> Command {
-        let mut command = match processes {
-            Some(processes) => {
-                let mut command = Command::new("mpirun");
-                command.args(["-n", &processes.to_string()]).arg(&self.program);
-                command
-            }
-            None => Command::new(&self.program),
-        };
-        command.args(arguments);
-        clean(&mut command, folder);
-        command
-    }
-}
-
-/// Leaves a program only those variables that it needs to be found, and Open MPI the permission to
-/// start more processes than there are cores.
-pub(super) fn clean(command: &mut Command, folder: &Path) {
-    command.current_dir(folder).env_clear();
-    for name in ["PATH", "HOME", "LD_LIBRARY_PATH", "TMPDIR"] {
-        command.envs(std::env::var_os(name).map(|value| (name, value)));
-    }
-    command.envs([
-        ("NO_COLOR", "1"),
-        ("OMPI_ALLOW_RUN_AS_ROOT", "1"),
-        ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"),
-        ("OMPI_MCA_rmaps_base_oversubscribe", "1"),
-        ("OMPI_MCA_hwloc_base_binding_policy", "none"),
-    ]);
-}
 
 /// What a finished run has to look like.
 #[derive(Debug, Clone, Copy)]

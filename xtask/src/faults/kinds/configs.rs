@@ -8,9 +8,10 @@ use nix::sys::signal::Signal;
 
 use super::Good;
 use crate::faults::failure::{Failure, broken};
+use crate::faults::lab::clean;
 use crate::faults::mutation::change_toml;
 use crate::faults::process::send;
-use crate::faults::stage::{Stage, clean};
+use crate::faults::stage::Stage;
 
 /// Configurations of a case.
 const TRIES: usize = 10;

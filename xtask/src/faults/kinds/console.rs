@@ -8,8 +8,9 @@ use nix::sys::signal::Signal;
 
 use super::Good;
 use crate::faults::failure::{Failure, broken};
+use crate::faults::lab::clean;
 use crate::faults::process::Streams;
-use crate::faults::stage::{Expect, Stage, clean};
+use crate::faults::stage::{Expect, Stage};
 
 /// What a stream is.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -7,9 +7,10 @@ use std::process::Command;
 
 use super::Good;
 use crate::faults::failure::{Failure, Fault, broken};
+use crate::faults::lab::clean;
 use crate::faults::process::Ended;
 use crate::faults::record::{Numbers, saved_steps};
-use crate::faults::stage::{Expect, Stage, clean};
+use crate::faults::stage::{Expect, Stage};
 
 pub(super) fn run(stage: &mut Stage<'_>) -> Result<Good, Failure> {
     if stage.dice.chance(50) {

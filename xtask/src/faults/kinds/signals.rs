@@ -7,9 +7,10 @@ use nix::sys::signal::Signal;
 
 use super::Good;
 use crate::faults::failure::Failure;
+use crate::faults::lab::clean;
 use crate::faults::process::{Running, send};
 use crate::faults::processes;
-use crate::faults::stage::{Expect, Stage, clean};
+use crate::faults::stage::{Expect, Stage};
 
 pub(super) fn run(stage: &mut Stage<'_>) -> Result<Good, Failure> {
     if stage.lab.processes.is_none() && stage.dice.chance(10) {
