@@ -56,6 +56,7 @@ fn mask([b, s, h]: [usize; 3], probability: f64, position: DropoutPosition) -> V
     mask.par_chunks_mut(h.max(1)).with_min_len(64).enumerate().for_each(|(row, mask)| {
         let sequence = first_sequence + (row / s) as u64;
         let token = first_token + (row % s) as u64;
+        let key = key ^ beyond_32_bits(step, sequence);
         for (block, mask) in mask.chunks_mut(4).enumerate() {
             let words = philox([block as u32, token as u32, sequence as u32, step as u32], key);
             for (mask, word) in mask.iter_mut().zip(words) {
@@ -64,6 +65,13 @@ fn mask([b, s, h]: [usize; 3], probability: f64, position: DropoutPosition) -> V
         }
     });
     mask
+}
+
+/// Returns what changes the key where a number does not fit its word of the counter, so that masks do
+/// not come again; 0 otherwise.
+fn beyond_32_bits(step: u64, sequence: u64) -> u64 {
+    let high = |number: u64, factor: u64| (number >> 32).wrapping_mul(factor);
+    high(step, 0x9E37_79B9_7F4A_7C15) ^ high(sequence, 0xC2B2_AE3D_27D4_EB4F)
 }
 
 /// Encrypts a counter.

@@ -65,6 +65,13 @@ fn steps_and_layers_draw_masks_of_their_own() {
     assert_eq!(first, mask([2, 8, 16], 0.5, START));
     assert_ne!(first, mask([2, 8, 16], 0.5, DropoutPosition { step: 4, ..START }));
     assert_ne!(first, mask([2, 8, 16], 0.5, DropoutPosition { key: 1, ..START }));
+    // Also numbers that differ above 32 bits only.
+    for high in [1 << 32, 1 << 33, 1 << 52] {
+        let later = DropoutPosition { step: START.step + high, ..START };
+        assert_ne!(first, mask([2, 8, 16], 0.5, later));
+        let farther = DropoutPosition { first_sequence: high, ..START };
+        assert_ne!(first, mask([2, 8, 16], 0.5, farther));
+    }
 }
 
 #[test]
