@@ -235,3 +235,24 @@ fn without_a_finite_gradient_a_run_ends() {
     let error = Run::new(folder.path(), TINY).with(&sets).with(&[f16]).go().unwrap_err();
     assert!(error.contains("the loss is"), "{error}");
 }
+
+#[test]
+fn only_overflows_that_a_lower_scale_may_help_against_are_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let skip =
+        ["training_parameters.on_nonfinite=skip", "training_parameters.max_consecutive_skips=2"];
+    let f16 = "device_parameters.param_dtype=f16";
+    let scale = |value: &str| format!("device_parameters.grad_scaler.init_scale={value}");
+    // Every step overflows, and the scale goes down step by step.
+    let high = scale("1e30");
+    let outcome = Run::new(folder.path(), TINY).with(&skip).with(&[f16, &high]).go().unwrap().0;
+    assert_eq!((outcome.step, outcome.skipped_steps), (6, 6));
+    // After the first update nothing is finite: one step lowers the scale below 1, two more are allowed.
+    let hopeless =
+        ["optimizer.name=sgd", "optimizer.lr=1e30", "training_parameters.max_grad_norm=0"];
+    let low = scale("1.0");
+    let run = Run::new(folder.path(), TINY).with(&skip).with(&hopeless).with(&[f16, &low]);
+    let error = run.go().unwrap_err();
+    assert!(error.contains("the updates of 2 steps in a row were dropped"), "{error}");
+    assert!(error.contains("that of step 5"), "{error}");
+}

@@ -9,6 +9,8 @@ mod support;
 mod branches;
 #[path = "resume/damage.rs"]
 mod damage;
+#[path = "resume/epochs.rs"]
+mod epochs;
 
 use std::fs;
 use std::path::Path;
@@ -429,68 +431,4 @@ fn copies_of_key_value_heads_are_saved_once_and_load_on_other_meshes() {
             support::close(a.grad_norm, b.grad_norm, support::tolerance::LATER_STEP, &what);
         }
     }
-}
-
-/// Steps and epochs of a run's metrics.
-fn epochs(folder: &Path) -> Vec<u64> {
-    let path = folder.join("outputs/dream-train/default/run/metrics.jsonl");
-    let text = fs::read_to_string(path).unwrap();
-    let row = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
-    text.lines().map(|line| row(line)["epoch"].as_u64().unwrap()).collect()
-}
-
-#[test]
-fn epochs_are_counted_in_sequences_whatever_the_batch_size() {
-    let toml = TINY.replace("steps = 6\n", "");
-    let data = [&CHECKPOINTS[..], &["data.num_sequences=64"]].concat();
-    let start = |folder: &Path, epochs: u64, batch: u64| {
-        let epochs = format!("training_parameters.epochs={epochs}");
-        let batch = format!("training_parameters.global_batch_size={batch}");
-        Run::new(folder, &toml).with(&data).with(&[&epochs, &batch]).go().unwrap().0.step
-    };
-    // (batch size of the second epoch, its steps)
-    for (batch, more) in [(8, 8), (16, 4), (4, 16), (24, 2)] {
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(start(folder.path(), 1, 8), 8);
-        assert_eq!(start(folder.path(), 2, batch), 8 + more, "{batch}");
-        let expected = [vec![0; 8], vec![1; more as usize]].concat();
-        assert_eq!(epochs(folder.path()), expected, "{batch}");
-    }
-    // In the middle of an epoch: 24 sequences are taken, 40 are left.
-    for (batch, more) in [(16, 2), (4, 10), (5, 8)] {
-        let folder = tempfile::tempdir().unwrap();
-        let first = ["training_parameters.epochs=1", "training_parameters.global_batch_size=8"];
-        let run = Run::new(folder.path(), &toml).with(&data).with(&first);
-        assert_eq!(run.stopping_after(3).go().unwrap().0.step, 3);
-        assert_eq!(start(folder.path(), 1, batch), 3 + more, "{batch}");
-        assert_eq!(epochs(folder.path()), vec![0; 3 + more as usize], "{batch}");
-    }
-}
-
-#[test]
-fn a_complete_run_does_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let again = || Run::new(folder.path(), TINY).with(&CHECKPOINTS).go().unwrap();
-    again();
-    let run = folder.path().join("outputs/dream-train/default/run");
-    let files = || {
-        let mut found = Vec::new();
-        for folder in [run.clone(), run.join("checkpoints")] {
-            for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-                let (name, entry) = (entry.file_name(), entry.metadata().unwrap());
-                // The lock names the process that holds it.
-                if name == "run.lock" || entry.is_dir() {
-                    continue;
-                }
-                found.push((name, entry.len(), entry.modified().unwrap()));
-            }
-        }
-        found.sort();
-        found
-    };
-    let before = files();
-    let (outcome, seen) = again();
-    assert_eq!((outcome.step, outcome.interrupted, outcome.loss), (6, false, None));
-    assert!(seen.steps.is_empty() && seen.validations.is_empty());
-    assert_eq!(files(), before);
 }

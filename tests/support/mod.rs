@@ -81,6 +81,17 @@ pub struct Seen {
     pub validations: Vec<ValidationInfo>,
     /// Element types of the first update.
     pub precision: Option<PrecisionReport>,
+    /// Epochs that began and ended, in order.
+    pub epochs: Vec<Epoch>,
+}
+
+/// The beginning or the end of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Epoch {
+    /// Before its first step.
+    Begins(u64),
+    /// After its last step.
+    Ends(u64),
 }
 
 struct Collect {
@@ -103,6 +114,16 @@ impl Callback for Collect {
         self.seen.lock().unwrap().steps.push(info.clone());
         requests.stop = self.stop_after == Some(info.step);
         requests.save = self.save_after == Some(info.step);
+        Ok(())
+    }
+
+    fn pre_epoch(&mut self, _: &RunView, epoch: u64) -> CallbackResult {
+        self.seen.lock().unwrap().epochs.push(Epoch::Begins(epoch));
+        Ok(())
+    }
+
+    fn post_epoch(&mut self, _: &RunView, epoch: u64) -> CallbackResult {
+        self.seen.lock().unwrap().epochs.push(Epoch::Ends(epoch));
         Ok(())
     }
 

@@ -119,6 +119,10 @@ impl BatchStream<RowBatch> for RowStream {
         self.num_rows.saturating_sub(self.taken) / self.global as u64
     }
 
+    fn begins_epoch(&self) -> bool {
+        self.taken == 0
+    }
+
     fn rewind(&mut self) -> Result<()> {
         (self.epoch, self.taken) = (0, 0);
         Ok(())

@@ -55,6 +55,9 @@ pub trait BatchStream<B> {
     /// [`BatchStream::steps_per_epoch`].
     fn steps_left_in_epoch(&self) -> u64;
 
+    /// Tells whether the next step is the first of its epoch.
+    fn begins_epoch(&self) -> bool;
+
     /// Returns the steps that are left until so many epochs are finished.
     fn steps_until(&self, epochs: u64) -> u64 {
         match epochs.checked_sub(self.epoch().saturating_add(1)) {
@@ -260,6 +263,10 @@ impl BatchStream<TokenBatch> for TokenStream {
 
     fn steps_left_in_epoch(&self) -> u64 {
         self.prefetcher.steps_left_in_epoch()
+    }
+
+    fn begins_epoch(&self) -> bool {
+        self.prefetcher.state().sequences == 0
     }
 
     fn rewind(&mut self) -> Result<()> {

@@ -115,7 +115,7 @@ impl<S: TrainingStep> Rank<'_, S> {
         while self.progress.step < self.run.num_steps {
             let data = &self.streams.train;
             let epoch = data.epoch();
-            if data.steps_left_in_epoch() == data.steps_per_epoch() {
+            if data.begins_epoch() {
                 self.callbacks.pre_epoch(&self.run, epoch)?;
             }
             let step = self.progress.step + 1;
