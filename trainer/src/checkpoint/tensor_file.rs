@@ -14,6 +14,8 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo};
 use thiserror::Error;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::files::open_regular;
+
 /// Bytes of the length field that opens a safetensors file.
 const LENGTH_BYTES: usize = 8;
 /// Header limit of the format.
@@ -191,7 +193,7 @@ impl TensorFile {
 }
 
 fn map(path: &Path) -> Result<Mmap, TensorFileErrorKind> {
-    let file = File::open(path).map_err(|error| match error.kind() {
+    let (file, _) = open_regular(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => TensorFileErrorKind::Missing,
         _ => TensorFileErrorKind::Read(error),
     })?;

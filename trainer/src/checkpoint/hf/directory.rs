@@ -1,7 +1,6 @@
 //! Reading a directory: which tensors there are, and any block of them.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
@@ -15,6 +14,7 @@ use crate::checkpoint::block::{Block, copy_overlap};
 use crate::checkpoint::manifest::is_plain_name;
 use crate::checkpoint::tensor_file::{MappedTensor, TensorFile};
 use crate::checkpoint::{dtype, host};
+use crate::files::{MOST_TEXT_BYTES, read_regular};
 
 /// How a block is read, and in which dims it is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,7 +246,7 @@ fn transpose<const SIZE: usize>(source: &[u8], shape: &[usize], target: &mut [u8
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, HfError> {
-    let text = fs::read(path).map_err(HfError::io("read", path))?;
+    let text = read_regular(path, MOST_TEXT_BYTES).map_err(HfError::io("read", path))?;
     serde_json::from_slice(&text)
         .map_err(|source| HfError::Json { path: path.to_path_buf(), source })
 }
