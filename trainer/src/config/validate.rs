@@ -1,6 +1,11 @@
 //! Checks across tables, and the components' own checks with the place of the key they are about.
 
+use std::path::Path;
+
+use figment::value::Value;
+
 use super::{
+    Config,
     device::{DeviceKind, FloatType, RankKind},
     effect::check_effects,
     error::{ConfigError, ConfigErrorKind},
@@ -13,6 +18,7 @@ use crate::{
     data::{DataError, DataPlan},
     mesh::DeviceMesh,
     optim::{OptimError, OptimizerPlan},
+    world::why_no_home,
 };
 
 /// Checks all tables but `device_parameters` and `training_parameters`, and resolves those whose
@@ -22,6 +28,7 @@ pub(crate) fn check_tables(
     errors: &mut Vec<ConfigError>,
 ) -> Option<(OptimizerPlan, DataPlan)> {
     check_run(loaded, errors);
+    check_homes(loaded, errors);
     check_checkpoint(loaded, errors);
     if loaded.config.metrics.peak_flops.is_some_and(|flops| flops <= 0.0) {
         errors.push(loaded.refuse(&KeyPath::dotted("metrics.peak_flops"), "it must be above 0"));
@@ -113,6 +120,28 @@ fn check_run(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
             errors.push(
                 loaded.refuse(&key, "it names a folder, so it must be a single non-empty name"),
             );
+        }
+    }
+}
+
+/// Checks that a leading `~` of a path can be replaced: it would become a folder of that name.
+fn check_homes(loaded: &Loaded, errors: &mut Vec<ConfigError>) {
+    let Config { run, data, checkpoint, model, .. } = &loaded.config;
+    let file = |path: &Path| path.to_string_lossy().into_owned();
+    let mut paths = vec![
+        ("run.output_dir", Some(file(&run.output_dir))),
+        ("checkpoint.init_from", checkpoint.init_from.as_deref().map(file)),
+        ("data.tokenizer", data.tokenizer.clone()),
+        ("data.cache_dir", data.cache_dir.as_deref().map(file)),
+        ("model.hf_dir", model.values().get("hf_dir").and_then(Value::as_str).map(str::to_owned)),
+    ];
+    let lists = [("data.files", &data.files), ("data.validation_files", &data.validation_files)];
+    for (key, patterns) in lists {
+        paths.extend(patterns.iter().map(|pattern| (key, Some(pattern.clone()))));
+    }
+    for (key, path) in paths {
+        if let Some(reason) = path.as_deref().and_then(why_no_home) {
+            errors.push(loaded.refuse(&KeyPath::dotted(key), reason));
         }
     }
 }

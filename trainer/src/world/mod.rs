@@ -22,6 +22,7 @@ mod slurm;
 #[cfg(feature = "cuda")]
 pub use gpu::GpuSoftware;
 pub use gpu::{nccl_version, visible_gpus};
+pub(crate) use home::why_no_home;
 pub use home::{path_with_home, with_home};
 pub use host::host_name;
 pub use identity::{Launcher, World, WorldError};
