@@ -317,3 +317,83 @@ fn pipeline_schedules_are_drawn_and_read_back() {
         assert!(text(&refused.stderr).contains(part), "{part} in {}", text(&refused.stderr));
     }
 }
+
+#[test]
+fn a_complete_run_says_so_with_its_folder() {
+    let folder = folder();
+    let arguments = ["--config", "run.toml", "--set", "checkpoint.enable=true"];
+    assert_eq!(run(folder.path(), &arguments).status.code(), Some(0));
+    let again = run(folder.path(), &arguments);
+    assert_eq!(again.status.code(), Some(0), "{}", program::text(&again));
+    let shown = program::text(&again);
+    for part in ["this run is complete", "outputs/dream-train/default/run", "step=3"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(!shown.contains("step 3/3"), "{shown}");
+}
+
+#[test]
+fn a_leading_tilde_is_the_home_folder() {
+    let folder = folder();
+    let home = folder.path().join("home");
+    std::fs::create_dir_all(home.join("texts")).unwrap();
+    std::fs::write(home.join("texts/a.txt"), "a text of some length ".repeat(99)).unwrap();
+    let sets = ["run.output_dir='~/runs'", "model.vocab_size=257"];
+    let toml = TOML.split("[data]").next().unwrap();
+    std::fs::write(
+        folder.path().join("run.toml"),
+        format!("{toml}[data]\nsource = \"text\"\nfiles = [\"~/texts/*.txt\"]\n"),
+    )
+    .unwrap();
+    let arguments = ["--config", "run.toml", "--set", sets[0], "--set", sets[1]];
+    let homeless = run(folder.path(), &arguments);
+    assert_eq!(homeless.status.code(), Some(2), "{}", program::text(&homeless));
+    let shown = program::text(&homeless);
+    for part in ["run.output_dir", "data.files", "`HOME` is not set"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let output = program::command(folder.path(), &arguments).env("HOME", &home).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", program::text(&output));
+    assert!(home.join("runs/dream-train/default/run/metrics.jsonl").exists());
+    assert!(!folder.path().join("~").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn data_that_cannot_be_trusted_end_a_run_with_their_exit_code() {
+    let folder = folder();
+    let toml = TOML.split("[data]").next().unwrap().replace("vocab_size = 96", "vocab_size = 257");
+    let made = std::process::Command::new("mkfifo").arg(folder.path().join("pipe")).status();
+    assert!(made.unwrap().success());
+    let ids = |largest: u16| (0..999).flat_map(|i| (i % largest).to_le_bytes()).collect::<Vec<_>>();
+    let files: [(&str, &[u8]); 6] = [
+        ("foreign.bin", &ids(258)),
+        ("odd.bin", &ids(9)[1..]),
+        ("cut.jsonl.gz", b"\x1f\x8b\x08\0\0\0\0\0\0\x03"),
+        ("list.jsonl", b"[1]"),
+        ("blank.jsonl", b"\n\n"),
+        ("wide.txt", b"\xff\xfea\0"),
+    ];
+    for (name, bytes) in files {
+        std::fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let rows = [
+        ("tokens", "pipe", "`pipe`: it is a named pipe"),
+        ("text", "/dev/zero", "`/dev/zero`"),
+        ("tokens", "foreign.bin", "token 257 of `foreign.bin` is the id 257"),
+        ("tokens", "odd.bin", "`odd.bin` has 1997 bytes"),
+        ("jsonl", "cut.jsonl.gz", "`cut.jsonl.gz`"),
+        ("jsonl", "list.jsonl", "`list.jsonl` line 1"),
+        ("jsonl", "blank.jsonl", "the data hold 0 tokens"),
+        ("text", "wide.txt", "`wide.txt` is UTF-16"),
+    ];
+    for (source, file, expected) in rows {
+        let data = format!("{toml}[data]\nsource = \"{source}\"\nfiles = [\"{file}\"]\n");
+        std::fs::write(folder.path().join("run.toml"), data).unwrap();
+        let output = run(folder.path(), &["--config", "run.toml"]);
+        let shown = program::text(&output);
+        assert_eq!(output.status.code(), Some(6), "{file}: {shown}");
+        let flat = shown.replace("\n  caused by: ", ": ");
+        assert!(flat.contains(expected), "{expected} in {shown}");
+    }
+}

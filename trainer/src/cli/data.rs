@@ -10,6 +10,7 @@ use crate::data::{
     DataError, DocumentFormat, PrepareOptions, PreparedTokens, TokenWidth, TokenizerChoice,
     TokenizerOptions, prepare, sidecar_path,
 };
+use crate::world::{path_with_home, with_home};
 
 /// Works on training data ahead of a run.
 #[derive(Debug, Args)]
@@ -99,14 +100,14 @@ fn run_prepare(args: &PrepareArgs, out: &mut (impl Write + ?Sized)) -> Result<()
 impl PrepareArgs {
     fn options(&self) -> Result<PrepareOptions, DataError> {
         Ok(PrepareOptions {
-            input: self.input.clone(),
+            input: self.input.iter().map(|pattern| with_home(pattern)).collect(),
             format: self.format()?,
             tokenizer: TokenizerChoice::from(self.tokenizer.as_str()),
             tokenizer_options: TokenizerOptions {
                 parse_special_tokens: self.parse_special_tokens,
                 add_bos: self.add_bos,
             },
-            output: self.output.clone(),
+            output: self.output(),
             width: self.width.map(|width| match width {
                 WidthArg::U16 => TokenWidth::U16,
                 WidthArg::U32 => TokenWidth::U32,
@@ -114,6 +115,10 @@ impl PrepareArgs {
             eos_id: self.eos_id,
             overwrite: self.force,
         })
+    }
+
+    fn output(&self) -> PathBuf {
+        path_with_home(&self.output)
     }
 
     fn format(&self) -> Result<Option<DocumentFormat>, DataError> {
@@ -151,10 +156,10 @@ fn report(args: &PrepareArgs, prepared: &PreparedTokens) -> String {
         "wrote {} ({} tokens as {}) and {}\n\
          files read: {}, documents: {}, empty documents left out: {}\n\
          tokenizer: {} with {} ids, end-of-document id: {eos_id}\n",
-        args.output.display(),
+        args.output().display(),
         sidecar.num_tokens,
         sidecar.width,
-        sidecar_path(&args.output).display(),
+        sidecar_path(&args.output()).display(),
         prepared.num_files,
         sidecar.num_documents,
         sidecar.num_empty_documents,

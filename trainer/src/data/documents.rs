@@ -5,11 +5,16 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{DataError, Tokenizer, files, input, jsonl};
+use super::{
+    DataError, Tokenizer, files,
+    input::{self, LineLimits, count_lines},
+    jsonl,
+};
 
 /// Bytes of documents tokenized together: enough to keep every thread busy, little enough to hold
 /// in memory.
 const CHUNK_BYTES: u64 = 16 << 20;
+const LINE_LIMITS: LineLimits = LineLimits { chunk: CHUNK_BYTES, line: input::MOST_DOCUMENT_BYTES };
 
 /// How documents lie in files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -69,6 +74,7 @@ impl Documents<'_> {
                 .par_iter()
                 .map(|path| {
                     let text = input::read(path)?;
+                    self.check_text(&text, path)?;
                     let mut chunk = TokenizedChunk::default();
                     self.append(&text, path, &mut chunk)?;
                     chunk.num_bytes = text.len() as u64;
@@ -81,6 +87,18 @@ impl Documents<'_> {
         Ok(())
     }
 
+    /// Refuses a file with zero bytes where text is needed: it is UTF-16 without its mark, a file with
+    /// holes or no text at all.
+    fn check_text(&self, text: &[u8], path: &Path) -> Result<(), DataError> {
+        match text.iter().position(|byte| *byte == 0) {
+            Some(offset) if !self.tokenizer.takes_any_bytes() => Err(DataError::ZeroByte {
+                path: path.to_path_buf(),
+                line: 1 + count_lines(&text[..offset]),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     fn tokenize_lines(
         &self,
         path: &Path,
@@ -90,7 +108,7 @@ impl Documents<'_> {
         let mut lines = input::open(path)?;
         let mut first_line = 1;
         loop {
-            let text = input::read_lines(&mut lines, CHUNK_BYTES, path)?;
+            let text = input::read_lines(&mut lines, LINE_LIMITS, path, first_line)?;
             if text.is_empty() {
                 return Ok(());
             }

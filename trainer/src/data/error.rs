@@ -1,6 +1,9 @@
 //! What can be wrong with the data and its configuration.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use super::{Fingerprint, SourceName, TokenWidth};
 
@@ -32,8 +35,11 @@ pub enum DataError {
     #[error("cannot list the files of `{pattern}`")]
     ListFiles { pattern: String, source: glob::GlobError },
     /// A file is training and validation data at once.
-    #[error("`{path}` is matched by both `data.files` and `data.validation_files`")]
-    FileInBothSplits { path: PathBuf },
+    #[error(
+        "`{path}` is matched by both `data.files` and `data.validation_files`{}",
+        also_known_as(.path, .train)
+    )]
+    FileInBothSplits { path: PathBuf, train: PathBuf },
     /// A file cannot be read.
     #[error("cannot read `{path}`")]
     Read { path: PathBuf, source: io::Error },
@@ -43,6 +49,9 @@ pub enum DataError {
     /// The output exists and overwriting was not asked for.
     #[error("`{path}` exists already")]
     AlreadyExists { path: PathBuf },
+    /// The output is something else than a file.
+    #[error("`{path}` exists and is no regular file, so it is not replaced")]
+    OutputIsNoFile { path: PathBuf },
     /// The output is one of the inputs.
     #[error("the output `{path}` is also an input")]
     OutputIsInput { path: PathBuf },
@@ -88,14 +97,20 @@ pub enum DataError {
     DifferentTokenizers { first: PathBuf, second: PathBuf },
 
     /// A text is not UTF-8, which a Hugging Face tokenizer needs.
-    #[error("`{path}` is not UTF-8 at byte {offset}")]
-    InvalidUtf8 { path: PathBuf, offset: usize },
+    #[error("`{path}` line {line} is not UTF-8, at byte {offset} of the document")]
+    InvalidUtf8 { path: PathBuf, line: u64, offset: usize },
+    /// A text holds a zero byte, which no text does.
+    #[error("`{path}` line {line} holds a zero byte, so it is no text")]
+    ZeroByte { path: PathBuf, line: u64 },
+    /// Compressed data whose name does not say so.
+    #[error("`{path}` is compressed by gzip, but its name does not end in `.gz`")]
+    UnnamedGzip { path: PathBuf },
     /// A text is UTF-16.
     #[error("`{path}` is UTF-16, by the mark at its start")]
     Utf16 { path: PathBuf },
     /// A line does not fit in memory.
-    #[error("`{path}` has a line of more than {limit} bytes")]
-    LineTooLong { path: PathBuf, limit: u64 },
+    #[error("`{path}` line {line} is longer than {limit} bytes")]
+    LineTooLong { path: PathBuf, line: u64, limit: u64 },
     /// Documents are to begin with an id that the tokenizer does not have.
     #[error("`data.add_bos` needs a begin-of-text id, but the tokenizer `{tokenizer}` has none")]
     NoBeginOfDocument { tokenizer: String },
@@ -168,6 +183,14 @@ pub enum DataError {
     StartPrefetch { source: io::Error },
 }
 
+/// Names the training file where a validation file has another spelling.
+fn also_known_as(path: &Path, train: &Path) -> String {
+    if path == train {
+        return String::new();
+    }
+    format!(", there as `{}`", train.display())
+}
+
 impl DataError {
     /// Returns what the user can do about the error, where there is one thing to do.
     pub fn hint(&self) -> Option<&'static str> {
@@ -192,7 +215,10 @@ impl DataError {
                 "write the token file again with `dream-train data prepare`, or remove the sidecar"
             }
             Self::Utf16 { .. } => "convert the file to UTF-8",
-            Self::InvalidUtf8 { .. } => "convert the file to UTF-8 or use the `byte` tokenizer",
+            Self::UnnamedGzip { .. } => "name it `.gz`, or expand it",
+            Self::InvalidUtf8 { .. } | Self::ZeroByte { .. } => {
+                "convert the file to UTF-8 or use the `byte` tokenizer"
+            }
             Self::MissingField { .. } => "set `data.field` to the key that holds the text",
             Self::ReadTokenizer { .. } => {
                 "`data.tokenizer` is `byte` or the path of a `tokenizer.json`"

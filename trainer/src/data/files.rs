@@ -12,8 +12,8 @@ use crate::files::{self, FileIdentity};
 /// Returns the files that match any of the patterns, sorted by path; `key` is where they were given.
 ///
 /// A file that has several names, by links or detours, counts once, under the first of them. Folders
-/// are left out; pipes and devices are errors. A pattern without a matching file is an error, so that a typo never
-/// shrinks the data.
+/// that a wide pattern matches are left out; pipes and devices are errors where they are opened. A
+/// pattern without a matching file is an error, so that a typo never shrinks the data.
 pub(crate) fn expand_globs(
     key: &'static str,
     patterns: &[String],
@@ -35,6 +35,10 @@ pub(crate) fn expand_globs(
             }
         }
         if !is_matched {
+            let path = Path::new(pattern);
+            if path.is_dir() {
+                open_sized(path)?;
+            }
             return Err(DataError::NoFiles { pattern: pattern.clone() });
         }
     }

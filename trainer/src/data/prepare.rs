@@ -1,6 +1,9 @@
 //! Tokenizing once, ahead of training: documents in, a token file and its sidecar out.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use super::{
     DataError, DocumentFormat, Sidecar, TokenWidth, Tokenizer, TokenizerChoice, TokenizerOptions,
@@ -71,13 +74,18 @@ pub fn prepare(
 
 /// Refuses to replace an input, or without being asked any other file.
 fn check_output(options: &PrepareOptions, files: &[PathBuf]) -> Result<(), DataError> {
+    let inputs: BTreeSet<_> =
+        files.iter().map(|path| files::identity(path)).collect::<Result<_, _>>()?;
     for path in [options.output.clone(), sidecar_path(&options.output)] {
-        let Ok(existing) = path.canonicalize() else {
+        let Ok(existing) = files::identity(&path) else {
             continue;
         };
-        let is_output = |file: &PathBuf| file.canonicalize().is_ok_and(|file| file == existing);
-        if files.iter().any(is_output) {
+        if inputs.contains(&existing) {
             return Err(DataError::OutputIsInput { path });
+        }
+        // A device or a pipe under the name would be gone for everybody.
+        if !path.is_file() {
+            return Err(DataError::OutputIsNoFile { path });
         }
         if !options.overwrite {
             return Err(DataError::AlreadyExists { path });

@@ -1,6 +1,6 @@
 //! Cuts tokens into sequences and keeps some of them for validation.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use super::{
     DataError, DataPlan, Dataset, Splits, ValidationPlan,
@@ -47,11 +47,14 @@ impl Cutter<'_> {
             return self.split_end(&self.cut(open(&train_files)?)?);
         };
         let validation_files = files::expand_globs("data.validation_files", patterns)?;
-        let trained_on: BTreeSet<_> =
-            train_files.iter().map(|path| files::identity(path)).collect::<Result<_, _>>()?;
+        let mut trained_on = BTreeMap::new();
+        for path in &train_files {
+            trained_on.insert(files::identity(path)?, path);
+        }
         for path in &validation_files {
-            if trained_on.contains(&files::identity(path)?) {
-                return Err(DataError::FileInBothSplits { path: path.clone() });
+            if let Some(train) = trained_on.get(&files::identity(path)?) {
+                let (path, train) = (path.clone(), (*train).clone());
+                return Err(DataError::FileInBothSplits { path, train });
             }
         }
         let (train, validation) = (open(&train_files)?, open(&validation_files)?);

@@ -9,7 +9,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{DataError, Fingerprint, TokenizerChoice, fingerprint::Hasher};
+use super::{DataError, Fingerprint, TokenizerChoice, fingerprint::Hasher, input::count_lines};
 use crate::files::read_regular;
 
 /// Longest `tokenizer.json`, in bytes; the largest published ones have some thirty million.
@@ -72,6 +72,12 @@ impl Tokenizer {
             TokenizerChoice::Byte if options.add_bos => {
                 Err(DataError::NoBeginOfDocument { tokenizer: "byte".into() })
             }
+            TokenizerChoice::Byte if options.parse_special_tokens => Err(DataError::OutOfRange {
+                key: "parse_special_tokens",
+                value: "true".into(),
+                constraint: "left out with the tokenizer `byte`, which has no special tokens"
+                    .into(),
+            }),
             TokenizerChoice::Byte => Ok(Self::byte()),
             TokenizerChoice::File(path) => Self::hugging_face(path, options),
         }
@@ -125,6 +131,11 @@ impl Tokenizer {
         &self.name
     }
 
+    /// Tells whether documents may be any bytes, not only UTF-8.
+    pub(crate) fn takes_any_bytes(&self) -> bool {
+        matches!(self.kind, Kind::Byte)
+    }
+
     /// Returns the number of ids, from 0 to the largest.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
@@ -171,8 +182,10 @@ impl Tokenizer {
         match &self.kind {
             Kind::Byte => ids.extend(document.iter().map(|&byte| u32::from(byte))),
             Kind::HuggingFace(inner) => {
+                let line = |offset| 1 + count_lines(&document[..offset]);
                 let text = std::str::from_utf8(document).map_err(|error| {
-                    DataError::InvalidUtf8 { path: path.to_path_buf(), offset: error.valid_up_to() }
+                    let offset = error.valid_up_to();
+                    DataError::InvalidUtf8 { path: path.to_path_buf(), line: line(offset), offset }
                 })?;
                 let encode = guard(|| inner.encode_fast(text, false));
                 let encoding = encode

@@ -102,6 +102,15 @@ fn a_hugging_face_tokenizer_encodes_whole_documents() {
 fn damaged_documents_and_tokenizers_are_named() {
     let folder = Folder::new();
     folder.write("latin1.txt", b"caf\xe9 ol\xe9");
+    folder.write("later.txt", b"a\r\nb\nc \xe9");
+    folder.write("zero.txt", b"a\nb\0c");
+    folder.write("gzip.txt", gzip(&[b"a"]));
+    folder.write("gzip.jsonl", gzip(&[b"{\"text\": \"a\"}"]));
+    folder.write("inside/a.txt", "a");
+    folder.write("latin1.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\xe9\"}");
+    folder.write("zero.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\0\"}");
+    folder.write("blank.jsonl", "\n\r\n\n");
+    folder.write("empty.jsonl", "");
     folder.write("broken.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"");
     folder.write("array.jsonl", "[1]");
     folder.write("number.jsonl", "{\"text\": 1}");
@@ -125,16 +134,27 @@ fn damaged_documents_and_tokenizers_are_named() {
         message(SourceName::Text, "latin1.txt", Some("broken.json"), None),
         message(SourceName::Text, "latin1.txt", Some("tokenizer.json"), Some(10)),
         message(SourceName::Text, "latin1.txt", None, Some(257)),
+        message(SourceName::Text, "later.txt", Some("tokenizer.json"), None),
+        message(SourceName::Text, "zero.txt", Some("tokenizer.json"), None),
+        message(SourceName::Text, "gzip.txt", None, None),
+        message(SourceName::Text, "inside", None, None),
     ];
-    for name in ["broken", "array", "number", "twice", "trailing", "field", "none", "absent"] {
+    for name in [
+        "broken", "array", "number", "twice", "trailing", "field", "none", "absent", "latin1",
+        "zero", "gzip", "blank", "empty",
+    ] {
         messages.push(message(SourceName::Jsonl, &format!("{name}.jsonl"), None, None));
     }
     insta::assert_snapshot!(messages.join("\n"), @r"
-    `DIR/latin1.txt` is not UTF-8 at byte 3 [convert the file to UTF-8 or use the `byte` tokenizer]
+    `DIR/latin1.txt` line 1 is not UTF-8, at byte 3 of the document [convert the file to UTF-8 or use the `byte` tokenizer]
     cannot read the tokenizer `DIR/absent.json`: No such file or directory (os error 2) [`data.tokenizer` is `byte` or the path of a `tokenizer.json`]
     `DIR/broken.json` is no Hugging Face `tokenizer.json`: Model missing. at line 1 column 17
     `eos_id` is `10` but must be below the 10 ids of the tokenizer `DIR/tokenizer.json`
     `eos_id` is `257` but must be below the 257 ids of the tokenizer `byte`
+    `DIR/later.txt` line 3 is not UTF-8, at byte 7 of the document [convert the file to UTF-8 or use the `byte` tokenizer]
+    `DIR/zero.txt` line 2 holds a zero byte, so it is no text [convert the file to UTF-8 or use the `byte` tokenizer]
+    `DIR/gzip.txt` is compressed by gzip, but its name does not end in `.gz` [name it `.gz`, or expand it]
+    cannot read `DIR/inside`: it is a folder, not a regular file
     `DIR/broken.jsonl` line 2 column 12 is no JSON object with a text: EOF while parsing an object
     `DIR/array.jsonl` line 1 column 0 is no JSON object with a text: invalid type: sequence, expected a JSON object with a string under `text`
     `DIR/number.jsonl` line 1 column 10 is no JSON object with a text: invalid type: integer `1`, expected a string
@@ -143,6 +163,11 @@ fn damaged_documents_and_tokenizers_are_named() {
     `DIR/field.jsonl` line 3 has no field `text`; its fields are `body`, `id` [set `data.field` to the key that holds the text]
     `DIR/none.jsonl` line 1 has no field `text`; its fields are none [set `data.field` to the key that holds the text]
     no file matches `DIR/absent.jsonl` [patterns are relative to the working directory]
+    `DIR/latin1.jsonl` line 2 column 11 is no JSON object with a text: invalid unicode code point
+    `DIR/zero.jsonl` line 2 column 11 is no JSON object with a text: control character (\u0000-\u001F) found while parsing a string
+    `DIR/gzip.jsonl` is compressed by gzip, but its name does not end in `.gz` [name it `.gz`, or expand it]
+    the data hold 0 tokens, but one sequence of 1 reads 2 [add data or shorten `training_parameters.sequence_length`]
+    the data hold 0 tokens, but one sequence of 1 reads 2 [add data or shorten `training_parameters.sequence_length`]
     ");
 }
 
@@ -290,6 +315,11 @@ fn special_tokens_in_a_text_are_text_unless_asked_for() {
     assert!(!ids(&config).contains(&4), "{:?}", ids(&config));
     let fingerprint = |config| open(config, 1).unwrap().train.fingerprint().unwrap();
     assert_ne!(fingerprint(&parsed), fingerprint(&config));
+    let bytes = DataConfig { tokenizer: None, ..parsed };
+    assert_eq!(
+        explain(&open(&bytes, 1).unwrap_err()),
+        "`parse_special_tokens` is `true` but must be left out with the tokenizer `byte`, which has no special tokens"
+    );
 }
 
 #[test]

@@ -89,6 +89,33 @@ fn nothing_is_replaced_unless_asked_for() {
     assert_eq!(fs::read(folder.path("a.bin")).unwrap(), b"a\0b\0c\0\0\x01");
 }
 
+#[cfg(unix)]
+#[test]
+fn only_a_file_that_is_no_input_is_replaced() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let folder = Folder::new();
+    let input = folder.write("a.txt", "abc");
+    fs::hard_link(&input, folder.path("hard.bin")).unwrap();
+    std::os::unix::fs::symlink(&input, folder.path("soft.bin")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(folder.path("pipe")).status();
+    assert!(made.unwrap().success());
+    fs::create_dir(folder.path("folder")).unwrap();
+    let replace = |name| {
+        let options = PrepareOptions { overwrite: true, ..options(&folder, "a.txt", name) };
+        folder.redact(&run(&options).unwrap_err().to_string())
+    };
+    for name in ["hard.bin", "soft.bin"] {
+        assert_eq!(replace(name), format!("the output `DIR/{name}` is also an input"));
+    }
+    for name in ["pipe", "folder"] {
+        let expected = "exists and is no regular file, so it is not replaced";
+        assert_eq!(replace(name), format!("`DIR/{name}` {expected}"));
+    }
+    assert!(fs::metadata(folder.path("pipe")).unwrap().file_type().is_fifo());
+    assert_eq!(fs::read(input).unwrap(), b"abc");
+}
+
 #[test]
 fn a_failure_leaves_no_file() {
     let folder = Folder::new();
