@@ -77,6 +77,7 @@ impl fmt::Display for TokenWidth {
 /// Chooses the data, how it becomes tokens and how tokens become sequences.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent keys of a table")]
 pub struct DataConfig {
     /// Kind of data.
     pub source: SourceName,

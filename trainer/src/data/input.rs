@@ -95,7 +95,7 @@ pub(crate) fn read_lines(
 
 /// Counts the line breaks of a text.
 pub(crate) fn count_lines(text: &[u8]) -> u64 {
-    text.iter().filter(|byte| **byte == b'\n').count() as u64
+    text.split(|byte| *byte == b'\n').count() as u64 - 1
 }
 
 fn is_compressed(path: &Path) -> bool {

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use serde::Serialize;
@@ -247,14 +247,14 @@ fn special_id(
 
 /// Reads a token of `tokenizer_config.json`, which is a string or an object with the string as
 /// `content`.
-fn configured_token(config: &PathBuf, key: &str) -> Result<Option<String>, DataError> {
+fn configured_token(config: &Path, key: &str) -> Result<Option<String>, DataError> {
     if !config.exists() {
         return Ok(None);
     }
     let bytes = read_regular(config, MOST_TOKENIZER_BYTES)
-        .map_err(|source| DataError::ReadTokenizer { path: config.clone(), source })?;
+        .map_err(|source| DataError::ReadTokenizer { path: config.to_path_buf(), source })?;
     let value: Value = serde_json::from_slice(&bytes).map_err(|source| {
-        DataError::ParseTokenizer { path: config.clone(), source: source.into() }
+        DataError::ParseTokenizer { path: config.to_path_buf(), source: source.into() }
     })?;
     let token = value.get(key);
     let content = token.and_then(|token| token.get("content")).or(token);
