@@ -114,13 +114,15 @@ impl ModelError {
     pub(crate) fn refused(self) -> RefusedKeys {
         let model = |key: &str| format!("model.{key}");
         let keys = match &self {
-            Self::OutOfRange { key, .. } | Self::TooLarge { key, .. } => vec![model(key)],
+            Self::OutOfRange { key, .. }
+            | Self::TooLarge { key, .. }
+            | Self::Missing { key, .. }
+            | Self::Unread { key, .. } => vec![model(key)],
             Self::NotDivisible { key, of, .. } => vec![model(key), model(of)],
             Self::FixedBy { key, fixed_by } => vec![model(key), model(fixed_by)],
             Self::SequenceTooLong { key, .. } => {
                 vec!["training_parameters.sequence_length".to_owned(), model(key)]
             }
-            Self::Missing { key, .. } | Self::Unread { key, .. } => vec![model(key)],
             Self::HuggingFace(_) | Self::HfShape { .. } | Self::Contradiction { .. } => {
                 vec![model("hf_dir")]
             }

@@ -37,6 +37,9 @@ impl From<Exit> for ExitCode {
 impl Exit {
     /// Returns the code of a failed run.
     pub fn of(error: &TrainError) -> Self {
+        if cannot_start(error.root()) {
+            return Self::Environment;
+        }
         match error.root() {
             TrainError::NonFinite { .. } | TrainError::TooManySkips { .. } => Self::Numerics,
             TrainError::Checkpoint(_)
@@ -53,8 +56,6 @@ impl Exit {
                 hook: "open weights" | "architecture" | "hugging_face_weights" | "weights",
                 ..
             } => Self::Checkpoint,
-            TrainError::Data(DataError::StartPrefetch { .. }) => Self::Environment,
-            TrainError::Hook { source, .. } if cannot_start(source.as_ref()) => Self::Environment,
             TrainError::Data(_)
             | TrainError::NoTargets { .. }
             | TrainError::Hook {
@@ -88,7 +89,12 @@ impl Exit {
     }
 }
 
-/// Tells whether a hook failed because the system gave no thread.
-fn cannot_start(error: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(error.downcast_ref::<DataError>(), Some(DataError::StartPrefetch { .. }))
+/// Tells whether the system gave no thread.
+fn cannot_start(error: &TrainError) -> bool {
+    let cause = match error {
+        TrainError::Data(error) => Some(error),
+        TrainError::Hook { source, .. } => source.downcast_ref(),
+        _ => None,
+    };
+    matches!(cause, Some(DataError::StartPrefetch { .. }))
 }

@@ -72,9 +72,8 @@ impl Provenance {
     /// Returns how strong the layer is in which the user wrote `key`, for a comparison with another
     /// key's: a later file is stronger, then come all variables, then all `--set` arguments.
     pub(crate) fn strength(&self, key: &KeyPath) -> Option<usize> {
-        let layers = self.layers.iter().enumerate().rev();
-        let (layer, origin) =
-            layers.filter_map(|(layer, keys)| Some((layer, keys.get(key)?))).next()?;
+        let mut layers = self.layers.iter().enumerate().rev();
+        let (layer, origin) = layers.find_map(|(layer, keys)| Some((layer, keys.get(key)?)))?;
         let Origin::Written(place) = origin else { return None };
         Some(match place.source.kind {
             SourceKind::File => layer,

@@ -195,13 +195,11 @@ where
         };
         threads.into_iter().filter_map(join).collect()
     });
-    match gate.into_failure() {
-        Some(failure) => Err(failure),
-        None => {
-            let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-            Ok(Outcomes { results, failures })
-        }
+    if let Some(failure) = gate.into_failure() {
+        return Err(failure);
     }
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Outcomes { results, failures })
 }
 
 /// Makes the current thread the first worker of a pool of its own.
