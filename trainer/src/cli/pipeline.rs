@@ -14,7 +14,7 @@ use crate::pipeline::{Costs, Schedule, ScheduleError, ScheduleKind, Timeline};
 /// Which schedule to show, and how.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PipelineArgs {
-    /// gpipe, 1f1b, interleaved_1f1b, looped_bfs, zero_bubble or zbv
+    /// Name of the schedule: gpipe, 1f1b, zbv .. (a wrong name lists all)
     #[arg(long, value_name = "NAME", default_value = "1f1b")]
     schedule: ScheduleKind,
     /// Ranks of the pipeline

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     checkpoint::ResumeMode,
-    data::DataConfig,
+    data::{DataConfig, SourceName},
     mesh::{Axis, AxisSet, Degree},
     optim::ScheduleName,
     train::NonFinitePolicy,
@@ -148,6 +148,18 @@ const DEPENDENTS: &[Dependents] = &[
         },
         reason: "nobody reads them while `val_every_n_steps` and `num_sanity_val_steps` are 0",
         remedy: "set `training_parameters.val_every_n_steps`",
+        can_be_turned_off: true,
+    },
+    Dependents {
+        keys: &["data.parse_special_tokens"],
+        switches: &["data.tokenizer"],
+        are_idle: |now| {
+            let data = &now.config.data;
+            let is_text = matches!(data.source, SourceName::Text | SourceName::Jsonl);
+            is_text && data.tokenizer.as_deref().is_none_or(|name| name == "byte")
+        },
+        reason: "bytes have no special tokens",
+        remedy: "give `data.tokenizer` the path of a `tokenizer.json`",
         can_be_turned_off: true,
     },
     Dependents {
