@@ -71,10 +71,18 @@ fn adam_follows_its_definition() {
 fn adam_counts_steps_beyond_32_bits() {
     // So close to 1 that the correction still matters after billions of steps.
     let beta = 1.0 - 1e-10;
-    for step in [1, (1 << 24) + 1, i32::MAX as u64, 1 << 31, (1 << 32) + 1, 10_000_000_000] {
+    // 1 - beta^step, worked out with 80 digits.
+    let rows = [
+        (1, 1.000_000_082_740_371e-10),
+        ((1 << 24) + 1, 0.001_676_315_250_346_252_2),
+        (i32::MAX as u64, 0.193_255_594_331_223_94),
+        (1 << 31, 0.193_255_594_411_898_38),
+        ((1 << 32) + 1, 0.349_163_464_117_384_25),
+        (10_000_000_000, 0.632_120_589_285_431_8),
+    ];
+    for (step, correction) in rows {
         let hyper = AdamHyper { beta1: beta, beta2: beta, weight_decay: 0.0, step, ..adam(true) };
         let [g, m, v] = [0.5, 0.25, 0.125];
-        let correction = 1.0 - (step as f64 * (-1e-10_f64).ln_1p()).exp();
         let grad = g * hyper.grad_scale;
         let mean = (beta * m + (1.0 - beta) * grad) / correction;
         let square = (beta * v + (1.0 - beta) * grad * grad) / correction;

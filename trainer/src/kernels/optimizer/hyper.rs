@@ -25,12 +25,8 @@ impl AdamHyper {
     /// Returns what the averages of both moments are divided by because they started at zero:
     /// `1 - beta^step`.
     pub(super) fn bias_corrections(&self) -> [f64; 2] {
-        [self.beta1, self.beta2].map(|beta| {
-            // A step beyond 32 bits, where an integer power would wrap around, is exact in 64.
-            let power = i32::try_from(self.step)
-                .map_or_else(|_| beta.powf(self.step as f64), |step| beta.powi(step));
-            1.0 - power
-        })
+        // An integer power takes 32 bits, and adds up one rounding per step.
+        [self.beta1, self.beta2].map(|beta| -(self.step as f64 * beta.ln()).exp_m1())
     }
 }
 
