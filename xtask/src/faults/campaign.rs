@@ -86,13 +86,15 @@ pub(crate) fn run(args: &FaultsArgs) -> Result<(), String> {
 
 fn lab(args: &FaultsArgs) -> Result<Lab, String> {
     let program = if let Some(program) = &args.program {
-        fs::canonicalize(program).map_err(|error| format!("{}: {error}", program.display()))?
+        program.clone()
     } else {
         let features: &[&str] = if args.mpi { &["--features", "mpi"] } else { &[] };
         let arguments = [&["build", "--release", "--bin", "dream-train"], features].concat();
         command::run("cargo", &arguments)?;
         root().join("target/release/dream-train")
     };
+    let program = fs::canonicalize(&program)
+        .map_err(|error| format!("{}: {error}", program.display()))?;
     let only = args.kind.map_or_else(String::new, |kind| format!("-{kind}"));
     let name = format!("seed-{}{}{only}", args.seed, if args.mpi { "-mpi" } else { "" });
     let folder = root().join("target/faults").join(name);

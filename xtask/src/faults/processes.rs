@@ -39,6 +39,11 @@ pub(super) fn inside(folder: &Path) -> Vec<u32> {
     .collect()
 }
 
+/// Returns whether a process runs a program.
+pub(super) fn runs(process: u32, program: &Path) -> bool {
+    fs::read_link(format!("/proc/{process}/exe")).is_ok_and(|file| file == program)
+}
+
 /// Describes where the threads of a process are, as far as the kernel tells.
 pub(super) fn threads(of: u32) -> String {
     let mut text = format!("process {of}\n");

@@ -20,8 +20,7 @@ use super::setup::{FILE, RUN, Setup};
 
 /// How long a process may outlive what should have ended it.
 const LINGER: Duration = Duration::from_secs(15);
-/// The same for `mpiexec`, which `dream-train launch` tells to give its ranks a minute to save, and
-/// which waits for all of it.
+/// The same under `mpirun`, which may wait a minute for ranks that it has told to end.
 const LINGER_OF_MPI: Duration = Duration::from_secs(75);
 
 /// What a finished run has to look like.
@@ -143,10 +142,26 @@ impl<'a> Stage<'a> {
 
     /// Waits until no process of this case is left.
     pub(super) fn settle(&self) -> Result<(), Failure> {
-        let begun = Instant::now();
         let linger = self.lab.processes.map_or(LINGER, |_| LINGER_OF_MPI);
+        self.wait_for(linger, |_| true)
+    }
+
+    /// Waits until no process of this case runs the program, and ends what is left of launchers.
+    ///
+    /// `mpiexec` whose supervisor is gone waits two minutes, by itself, after its ranks have ended.
+    pub(super) fn settle_ranks(&self) -> Result<(), Failure> {
+        self.wait_for(LINGER, |id| processes::runs(id, &self.lab.program))?;
+        for id in processes::inside(&self.folder) {
+            send(id, Signal::SIGKILL);
+        }
+        self.settle()
+    }
+
+    fn wait_for(&self, linger: Duration, counts: impl Fn(u32) -> bool) -> Result<(), Failure> {
+        let begun = Instant::now();
         loop {
-            let left = processes::inside(&self.folder);
+            let mut left = processes::inside(&self.folder);
+            left.retain(|id| counts(*id));
             if left.is_empty() {
                 return Ok(());
             }

@@ -1,4 +1,4 @@
-//! A supervisor that is killed takes its run with it, and the folder is free for the next start.
+//! A supervisor that is killed takes the ranks of its run with it, and the folder is free for the next start.
 
 use nix::sys::signal::Signal;
 
@@ -36,5 +36,5 @@ fn supervised(stage: &mut Stage<'_>, more: &[&str]) -> Result<(), Failure> {
         send(running.id(), Signal::SIGKILL);
     }
     stage.end(running)?;
-    stage.settle()
+    stage.settle_ranks()
 }
