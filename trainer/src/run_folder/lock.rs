@@ -33,14 +33,13 @@ impl FolderLock {
         let opened =
             File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = opened.map_err(failed("open the lock file", &path))?;
-        let unlocked = match file.try_lock() {
+        let unlocked = match lock(&file, &path) {
             Ok(()) => None,
-            Err(TryLockError::WouldBlock) => {
-                let holder = Holder::read(&path);
+            Err((TryLockError::WouldBlock, holder)) => {
                 return Err(RunFolderError::InUse { path: directory.to_owned(), holder });
             }
-            Err(TryLockError::Error(error)) if has_no_locks(&error) => Some(error),
-            Err(TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
+            Err((TryLockError::Error(error), _)) if has_no_locks(&error) => Some(error),
+            Err((TryLockError::Error(error), _)) => return Err(failed("lock", &path)(error)),
         };
         if !is_at(&file, &path) {
             // Someone removed the folder between the two calls.
@@ -78,6 +77,27 @@ impl Drop for FolderLock {
         // nobody reads while the file is not locked.
         drop(self.file.set_len(0));
     }
+}
+
+/// Locks a file without waiting for the run that holds it, or says who that is.
+///
+/// A holder that names nobody is about to end: it empties the file before the lock goes.
+fn lock(file: &File, path: &Path) -> Result<(), (TryLockError, Option<Holder>)> {
+    /// How often the lock is asked for where nobody is named.
+    const TRIES: u32 = 3;
+    for _ in 0..TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => {
+                let holder = Holder::read(path);
+                if holder.is_some() {
+                    return Err((TryLockError::WouldBlock, holder));
+                }
+            }
+            Err(error) => return Err((error, None)),
+        }
+    }
+    Err((TryLockError::WouldBlock, None))
 }
 
 /// Tells whether an error means that this file system has no locks: Lustre mounted without `flock`,
