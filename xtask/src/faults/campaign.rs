@@ -93,8 +93,8 @@ fn lab(args: &FaultsArgs) -> Result<Lab, String> {
         command::run("cargo", &arguments)?;
         root().join("target/release/dream-train")
     };
-    let program = fs::canonicalize(&program)
-        .map_err(|error| format!("{}: {error}", program.display()))?;
+    let program =
+        fs::canonicalize(&program).map_err(|error| format!("{}: {error}", program.display()))?;
     let only = args.kind.map_or_else(String::new, |kind| format!("-{kind}"));
     let name = format!("seed-{}{}{only}", args.seed, if args.mpi { "-mpi" } else { "" });
     let folder = root().join("target/faults").join(name);
