@@ -152,8 +152,8 @@ fn a_run_that_changed_is_compared_with_its_checkpoint() {
 
 #[test]
 fn variables_of_launchers_are_told_with_a_way_out() {
-    let config = ["--config", "run.toml", "--cfg"];
     type Variables = [(&'static str, &'static str)];
+    let config = ["--config", "run.toml", "--cfg"];
     let rows: [(&Variables, i32, &str); 7] = [
         (&[("WORLD_SIZE", "4")], 3, "env -u WORLD_SIZE .."),
         (&[("WORLD_SIZE", "1")], 0, "[device_parameters]"),

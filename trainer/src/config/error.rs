@@ -288,12 +288,18 @@ impl<'a> IntoIterator for &'a ConfigErrors {
 }
 
 impl fmt::Display for ConfigErrors {
+    /// Writes each error with its causes: a list has no source of its own to give them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (position, error) in self.iter().enumerate() {
             if position > 0 {
                 f.write_str("\n")?;
             }
             error.fmt(f)?;
+            let mut cause = std::error::Error::source(error);
+            while let Some(error) = cause {
+                write!(f, ": {error}")?;
+                cause = error.source();
+            }
         }
         Ok(())
     }
