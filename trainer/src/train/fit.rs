@@ -128,7 +128,9 @@ impl<S: TrainingStep> Rank<'_, S> {
                 self.callbacks.post_first_step(&self.run, &memory)?;
             }
             self.tell_precision()?;
-            let (requests, interrupted) = self.agree(requests, interrupt.is_requested())?;
+            let is_asked_to_end = interrupt.is_requested();
+            let agree = || self.agree(requests, is_asked_to_end);
+            let (requests, interrupted) = part_of(step, "agreeing on what comes next", agree)?;
             let why = if interrupted {
                 Some(Interruption::Signal)
             } else {
