@@ -21,8 +21,7 @@ pub struct DataArgs {
 
 #[derive(Debug, Subcommand)]
 enum DataCommand {
-    /// Tokenizes text or JSON lines into one token file, which `data.source = "tokens"` maps into
-    /// memory.
+    /// Tokenizes text or JSON lines into one token file, which `data.source = "tokens"` reads.
     Prepare(PrepareArgs),
 }
 
