@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`world`] | who this process or thread is; the only reader of the environment |
 //! | [`mesh`] | ranks and coordinates, placements, shards: arithmetic without tensors |
+//! | [`backend`] | Burn's internals: tensors of any rank, queues of devices, the GPU's driver |
 //! | [`comm`] | process groups and collectives |
 //! | [`kernels`] | fused training operations |
 //! | [`nn`] | layers, initialization that does not depend on the mesh |
@@ -30,6 +31,8 @@ mod files;
 pub mod world;
 
 pub mod mesh;
+
+pub mod backend;
 
 pub mod comm;
 

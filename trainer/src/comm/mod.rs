@@ -26,8 +26,6 @@ mod bandwidth;
 mod call;
 mod checks;
 mod counters;
-#[cfg(feature = "cube")]
-mod cube;
 mod device_checks;
 pub mod differentiable;
 #[cfg(feature = "mpi")]
@@ -36,7 +34,6 @@ mod engine;
 #[cfg(not(feature = "mpi"))]
 #[path = "no_engine.rs"]
 mod engine;
-mod erased;
 mod error;
 mod fabric;
 mod group;
@@ -54,13 +51,13 @@ mod tensor_work;
 mod transport;
 mod work;
 
+pub(crate) use crate::backend::Bridge;
+pub use crate::backend::Erased;
 pub use bandwidth::{algorithm_bandwidth, bus_factor, nominal_bytes};
 pub use call::{Call, Collective, Memory, ReduceOp};
 pub use checks::{CHECKS, Check, CheckError, handshake};
 pub use counters::{CommCounters, OpCount};
 pub use device_checks::DeviceCheck;
-pub(crate) use erased::Bridge;
-pub use erased::Erased;
 pub use error::{CommError, Side};
 pub use fabric::{Fabric, GroupFamily};
 pub use group::ProcessGroup;

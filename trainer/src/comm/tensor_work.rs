@@ -87,7 +87,7 @@ impl ProcessGroup {
         let site = Location::caller();
         let device = device.clone().inner();
         let state = match self.transport().device() {
-            Some(transport) if !super::erased::is_host(&device) => {
+            Some(transport) if !crate::backend::is_host(&device) => {
                 let shape = input.as_ref().map(|input| (input.shape(), input.dtype()));
                 let call = self.admit(Call::of(collective, shape, site).on_device())?;
                 if self.size() == 1 {

@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{DType, Device, Tensor};
 
-use super::super::erased::Settled;
-use super::super::{Collective, Erased};
+use super::super::{Collective, Erased, ReduceOp};
+use crate::backend::Settled;
 
 /// The inputs of all members, in their order.
 pub(crate) type Inputs = Arc<[Option<Settled>]>;
@@ -29,11 +29,11 @@ pub(super) fn result(
         tensor.narrow(dim, member * len, len)
     };
     match collective {
-        Collective::AllReduce { op } => Some(Erased::reduce(all(), op)),
+        Collective::AllReduce { op } => Some(reduce(all(), op)),
         Collective::AllGather { dim } => Some(Erased::cat(all(), dim)),
         Collective::ReduceScatter { dim, op } => {
             let parts = all().into_iter().map(|tensor| own_part(tensor, dim));
-            Some(Erased::reduce(parts.collect(), op))
+            Some(reduce(parts.collect(), op))
         }
         Collective::AllToAll { split_dim, concat_dim } => {
             let parts = all().into_iter().map(|tensor| own_part(tensor, split_dim));
@@ -42,7 +42,27 @@ pub(super) fn result(
         Collective::Broadcast { root } => of(root),
         Collective::Scatter { root } => of(root).map(|tensor| own_part(tensor, 0)),
         Collective::Gather { root } => (root == member).then(|| Erased::cat(all(), 0)),
-        Collective::Reduce { root, op } => (root == member).then(|| Erased::reduce(all(), op)),
+        Collective::Reduce { root, op } => (root == member).then(|| reduce(all(), op)),
         Collective::Barrier => None,
     }
+}
+
+/// Combines tensors in their order; 16-bit types in `f32`, rounded once.
+///
+/// # Panics
+///
+/// If there is none.
+fn reduce(tensors: Vec<Erased>, op: ReduceOp) -> Erased {
+    let (count, dtype) = (tensors.len(), tensors[0].dtype());
+    let wide = if dtype.size() < DType::F32.size() { DType::F32 } else { dtype };
+    let tensors = tensors.into_iter().map(|tensor| tensor.cast(wide).into_any_rank());
+    let combine = |a: Tensor<1>, b: Tensor<1>| match op {
+        ReduceOp::Sum | ReduceOp::Avg => a + b,
+        ReduceOp::Prod => a * b,
+        ReduceOp::Max => a.max_pair(b),
+        ReduceOp::Min => a.min_pair(b),
+    };
+    let total = tensors.reduce(combine).expect("a reduction has inputs");
+    let total = if op == ReduceOp::Avg { total / count as f64 } else { total };
+    Erased::new(total).cast(dtype)
 }

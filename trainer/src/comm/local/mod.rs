@@ -22,7 +22,7 @@ pub(super) mod storage;
 
 use burn::tensor::TensorData;
 
-use super::erased::Settled;
+use crate::backend::Settled;
 
 pub use fabric::ThreadFabric;
 

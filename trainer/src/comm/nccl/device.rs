@@ -12,13 +12,13 @@ use burn::tensor::{DType, Device, Shape};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::super::erased::{Settled, resolve};
 use super::super::{Call, Collective, CommError, Erased, Pending, PendingTensor};
-use super::driver::{Event, Pinned, Runner, Span, Stream};
 use super::host::Group;
 use super::layout::{join, lead};
 use super::library::{Communicator, Transfer, element};
 use super::line::{Kept, Line};
+use crate::backend::driver::{Event, Pinned, Runner, Span, Stream};
+use crate::backend::{Settled, resolve};
 
 /// What an operation reads and writes, which must neither move nor be used again before it has ended.
 type Used = Mutex<Option<(Vec<CubeTensor>, Vec<Pinned>)>>;

@@ -14,11 +14,11 @@ use super::super::{
     Call, CommError, CommTimeouts, DeviceTransport, Erased, Fabric, GroupFamily, GroupIdentity,
     Pending, PendingTensor, ProcessGroup, Transport,
 };
-use super::driver::Gpu;
 use super::host::Group;
 use super::library::Communicator;
 use super::line::{Line, Pause, Shared};
 use super::mail::Mail;
+use crate::backend::driver::Gpu;
 
 /// The communicator of all ranks from which others are split; nothing moves on it.
 pub(super) type Parent = Arc<Mutex<Communicator>>;

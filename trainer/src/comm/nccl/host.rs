@@ -7,11 +7,11 @@ use burn::tensor::{Bytes, DType, TensorData};
 
 use super::super::local::rendezvous::Failure;
 use super::super::{Call, Collective, CommError, Pending};
-use super::driver::{Event, Span, Stream};
 use super::greeting::{self, Greetings, Trail};
 use super::library::{Communicator, Transfer};
 use super::line::{Kept, Lease, Line, Shared};
 use super::parcels::{Message, Parcels};
+use crate::backend::driver::{Event, Span, Stream};
 
 /// One member's part of a group of several.
 pub(super) struct Group {

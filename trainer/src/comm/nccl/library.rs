@@ -14,7 +14,7 @@ use cudarc::nccl::sys;
 
 use super::super::ReduceOp;
 use super::bootstrap::ADDRESS_VARIABLE;
-use super::driver::{Span, Stream};
+use crate::backend::driver::{Span, Stream};
 
 /// Bytes of an identifier.
 pub(super) const ID_BYTES: usize = 128;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use super::super::local::rendezvous::Failure;
 use super::super::{CommError, CommTimeouts};
-use super::driver::{Event, Gpu, Staging, Stream};
 use super::library::Communicator;
 use super::watch::{Finding, Probe, Queue};
+use crate::backend::driver::{Event, Gpu, Staging, Stream};
 
 /// Pause between two looks of the thread behind.
 const LOOK: Duration = Duration::from_millis(5);

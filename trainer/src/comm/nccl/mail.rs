@@ -15,8 +15,8 @@ use super::super::CommError;
 use super::super::header::{decode_type, encode_type};
 use super::super::local::mailbox::{Channel, Mailbox};
 use super::super::local::rendezvous::Failure;
-use super::driver::Event;
 use super::line::{Kept, Lease, Line, Pause, Shared};
+use crate::backend::driver::Event;
 
 /// Words of the first letter: group, tag, type and shape.
 const WORDS: usize = 12;

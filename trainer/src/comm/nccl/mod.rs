@@ -3,7 +3,6 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `library` | the calls to NCCL |
-//! | `driver` | the calls to the driver, and the memory and streams of `CubeCL` |
 //! | `bootstrap` | where processes meet |
 //! | `session` | joining the world and leaving it |
 //! | `fabric` | communicators by split, and one member's [`Transport`](super::Transport) |
@@ -37,8 +36,6 @@
 mod bootstrap;
 #[cfg(feature = "cuda")]
 mod device;
-#[cfg(feature = "cuda")]
-mod driver;
 #[cfg(feature = "cuda")]
 mod fabric;
 mod greeting;

@@ -8,9 +8,9 @@ use burn::tensor::TensorData;
 
 use super::super::{CommError, CommTimeouts, Fabric, JoinError, ProcessWorld, Reduction, engine};
 use super::bootstrap::{Meeting, OLDEST, dotted, refused_sharing};
-use super::driver::Gpu;
 use super::fabric::{NcclFabric, Parent, until_ready};
 use super::library::{Communicator, ID_BYTES, Identifier, announce};
+use crate::backend::driver::Gpu;
 use crate::world::env::{self, External};
 use crate::world::{GpuSoftware, World, threads_per_rank, visible_gpus};
 

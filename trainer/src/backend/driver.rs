@@ -3,9 +3,10 @@
 #![expect(unsafe_code, reason = "the driver works on handles and addresses")]
 
 use std::ffi::c_void;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::{DeviceHandle, StreamId};
+use burn_cubecl::CubeDevice;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::cuda::CudaRuntime;
 use cubecl::server::{Handle, ServerStorage};
@@ -17,13 +18,13 @@ use cudarc::driver::{DriverError, result, sys};
 type Server = <CudaRuntime as Runtime>::Server;
 type Resource = <<Server as ServerStorage>::Storage as ComputeStorage>::Resource;
 
-fn told(error: DriverError) -> String {
+pub(crate) fn told(error: DriverError) -> String {
     format!("the CUDA driver says {error:?}")
 }
 
 /// The context of one GPU that everything in this process shares.
 #[derive(Debug)]
-pub(super) struct Gpu {
+pub(crate) struct Gpu {
     context: sys::CUcontext,
 }
 
@@ -35,7 +36,7 @@ unsafe impl Sync for Gpu {}
 
 impl Gpu {
     /// Opens the GPU with this number among the visible ones. The caller has found `libcuda`.
-    pub(super) fn open(number: usize) -> Result<Arc<Self>, String> {
+    pub(crate) fn open(number: usize) -> Result<Arc<Self>, String> {
         result::init().map_err(told)?;
         let number = i32::try_from(number).map_err(|error| error.to_string())?;
         let device = result::device::get(number).map_err(told)?;
@@ -45,7 +46,7 @@ impl Gpu {
     }
 
     /// Makes the GPU the one that calls of this thread are about.
-    pub(super) fn enter(&self) -> Result<(), String> {
+    pub(crate) fn enter(&self) -> Result<(), String> {
         // SAFETY: the context is live, see the type.
         unsafe { result::ctx::set_current(self.context) }.map_err(told)
     }
@@ -54,7 +55,7 @@ impl Gpu {
 /// A queue of the GPU. It is never destroyed: it lives as long as its communicator, which lives to the
 /// end of the process.
 #[derive(Debug)]
-pub(super) struct Stream {
+pub(crate) struct Stream {
     raw: sys::CUstream,
 }
 
@@ -65,17 +66,17 @@ unsafe impl Sync for Stream {}
 
 impl Stream {
     /// Makes a stream that waits for no other. The GPU is entered.
-    pub(super) fn new() -> Result<Self, String> {
+    pub(crate) fn new() -> Result<Self, String> {
         let raw = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(told)?;
         Ok(Self { raw })
     }
 
-    pub(super) fn raw(&self) -> sys::CUstream {
+    pub(crate) fn raw(&self) -> sys::CUstream {
         self.raw
     }
 
     /// Lets what is queued from now on wait for an event.
-    pub(super) fn wait(&self, event: &Event) -> Result<(), String> {
+    pub(crate) fn wait(&self, event: &Event) -> Result<(), String> {
         // SAFETY: both are live.
         unsafe { event.hold_back(self.raw) }
     }
@@ -83,7 +84,7 @@ impl Stream {
 
 /// A point in a stream.
 #[derive(Debug)]
-pub(super) struct Event {
+pub(crate) struct Event {
     raw: sys::CUevent,
 }
 
@@ -94,13 +95,13 @@ unsafe impl Sync for Event {}
 
 impl Event {
     /// Makes an event that counts as reached. The GPU is entered.
-    pub(super) fn new() -> Result<Self, String> {
+    pub(crate) fn new() -> Result<Self, String> {
         let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
         result::event::create(flags).map(|raw| Self { raw }).map_err(told)
     }
 
     /// Makes an event that is reached when everything queued so far has run.
-    pub(super) fn after(stream: &Stream) -> Result<Self, String> {
+    pub(crate) fn after(stream: &Stream) -> Result<Self, String> {
         let event = Self::new()?;
         // SAFETY: both are live.
         unsafe { event.record(stream.raw) }?;
@@ -108,7 +109,7 @@ impl Event {
     }
 
     /// Tells whether it was reached.
-    pub(super) fn is_reached(&self) -> Result<bool, String> {
+    pub(crate) fn is_reached(&self) -> Result<bool, String> {
         // SAFETY: the event is live.
         match unsafe { result::event::query(self.raw) } {
             Ok(()) => Ok(true),
@@ -144,15 +145,15 @@ impl Drop for Event {
 
 /// Memory of the GPU that someone keeps until the operation that uses it has ended.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Span {
-    pub(super) address: u64,
-    pub(super) bytes: usize,
+pub(crate) struct Span {
+    pub(crate) address: u64,
+    pub(crate) bytes: usize,
 }
 
 /// Memory of the GPU for host data on its way, with pinned memory of the host beside it. It is kept
 /// for the next call and never freed: freeing would wait for the GPU, which may hang.
 #[derive(Debug)]
-pub(super) struct Staging {
+pub(crate) struct Staging {
     device: sys::CUdeviceptr,
     host: *mut u8,
     capacity: usize,
@@ -165,7 +166,7 @@ unsafe impl Sync for Staging {}
 
 impl Staging {
     /// Allocates both. The GPU is entered.
-    pub(super) fn new(capacity: usize) -> Result<Self, String> {
+    pub(crate) fn new(capacity: usize) -> Result<Self, String> {
         // SAFETY: the memory is written before it is read: `write` or a receive comes first.
         unsafe {
             let device = result::malloc_sync(capacity).map_err(told)?;
@@ -174,18 +175,18 @@ impl Staging {
         }
     }
 
-    pub(super) fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.capacity
     }
 
     /// Returns a part of the memory on the GPU.
-    pub(super) fn span(&self, offset: usize, bytes: usize) -> Span {
+    pub(crate) fn span(&self, offset: usize, bytes: usize) -> Span {
         assert!(offset + bytes <= self.capacity, "messages lie in their buffer");
         Span { address: self.device + offset as u64, bytes }
     }
 
     /// Copies bytes to the host side, and from there to the GPU when the stream comes to it.
-    pub(super) fn upload(&mut self, bytes: &[u8], stream: &Stream) -> Result<(), String> {
+    pub(crate) fn upload(&mut self, bytes: &[u8], stream: &Stream) -> Result<(), String> {
         assert!(bytes.len() <= self.capacity, "the buffer was taken for these bytes");
         if bytes.is_empty() {
             return Ok(());
@@ -201,7 +202,7 @@ impl Staging {
     }
 
     /// Copies the first bytes of the GPU to the host side when the stream comes to it.
-    pub(super) fn download(&self, bytes: usize, stream: &Stream) -> Result<(), String> {
+    pub(crate) fn download(&self, bytes: usize, stream: &Stream) -> Result<(), String> {
         assert!(bytes <= self.capacity, "the buffer was taken for these bytes");
         if bytes == 0 {
             return Ok(());
@@ -218,7 +219,7 @@ impl Staging {
     /// # Panics
     ///
     /// If it is not.
-    pub(super) fn read(&self, bytes: usize, end: &Event) -> Vec<u8> {
+    pub(crate) fn read(&self, bytes: usize, end: &Event) -> Vec<u8> {
         assert!(bytes <= self.capacity, "the buffer was taken for these bytes");
         assert_eq!(end.is_reached(), Ok(true), "results are read at the end");
         // SAFETY: the download has written the bytes, and its stream is past it.
@@ -227,7 +228,7 @@ impl Staging {
 }
 
 /// The memory of a tensor, which stays where it is while this lives.
-pub(super) struct Pinned {
+pub(crate) struct Pinned {
     resource: ManagedResource<Resource>,
 }
 
@@ -238,27 +239,35 @@ impl std::fmt::Debug for Pinned {
 }
 
 impl Pinned {
-    pub(super) fn span(&self) -> Span {
+    pub(crate) fn span(&self) -> Span {
         let resource = self.resource.resource();
         Span { address: resource.ptr, bytes: resource.size as usize }
     }
 }
 
+/// What went wrong first in work that nobody waited for. The GPU's state is unknown from then on.
+static FAILED: Mutex<Option<String>> = Mutex::new(None);
+
 /// The thread on which `CubeCL` hands work to the GPU.
 #[derive(Clone)]
-pub(super) struct Runner {
+pub(crate) struct Runner {
     handle: DeviceHandle<Server>,
 }
 
 impl Runner {
     /// Finds the runner of the GPU on which a tensor lives.
-    pub(super) fn of(tensor: &CubeTensor) -> Self {
+    pub(crate) fn of(tensor: &CubeTensor) -> Self {
         Self { handle: DeviceHandle::new(tensor.client.service_id().device) }
+    }
+
+    /// Finds the runner of a GPU.
+    pub(crate) fn at(device: &CubeDevice) -> Self {
+        Self { handle: DeviceHandle::new(device.to_id()) }
     }
 
     /// Pins the memory of tensors, and returns it with the point at which everything is done that the
     /// calling thread has queued so far.
-    pub(super) fn pin(&self, handles: Vec<Handle>) -> Result<(Vec<Pinned>, Event), String> {
+    pub(crate) fn pin(&self, handles: Vec<Handle>) -> Result<(Vec<Pinned>, Event), String> {
         let stream = StreamId::current();
         let task = move |server: &mut Server| {
             let pin = |handle: Handle| {
@@ -276,7 +285,7 @@ impl Runner {
     }
 
     /// Lets what the streams run from now on wait for an event. Nothing waits here.
-    pub(super) fn hold_back(
+    pub(crate) fn hold_back(
         &self,
         streams: Vec<StreamId>,
         event: &Arc<Event>,
@@ -289,6 +298,59 @@ impl Runner {
                 unsafe { event.hold_back(stream) }?;
             }
             Ok(())
+        })
+    }
+
+    /// Queues work on the stream of the calling thread, behind everything that it has queued so far, and does
+    /// not wait. The work gets the memory of the tensors, in their order; it must only queue, on that stream.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong in work that was queued before.
+    pub(crate) fn queue(
+        &self,
+        handles: Vec<Handle>,
+        work: impl FnOnce(&[Span], sys::CUstream) -> Result<(), String> + Send + 'static,
+    ) -> Result<(), String> {
+        let stream = StreamId::current();
+        // Bindings keep the memory and do not count as holders, so that the owner of a tensor may write to it in place
+        // while earlier work still waits here.
+        let bindings: Vec<_> = handles.into_iter().map(Handle::binding).collect();
+        self.handle.submit(move |server: &mut Server| {
+            let pin = |binding| {
+                let resource = server.get_resource(binding, stream);
+                resource.map(|resource| Pinned { resource }).map_err(|error| error.to_string())
+            };
+            let outcome = bindings.into_iter().map(pin).collect::<Result<Vec<_>, _>>();
+            let outcome = outcome.and_then(|pinned| {
+                let spans: Vec<Span> = pinned.iter().map(Pinned::span).collect();
+                let stream = raw(server, stream).ok_or("the thread has no stream")?;
+                work(&spans, stream)
+            });
+            if let Err(message) = outcome {
+                FAILED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(message);
+            }
+        });
+        match FAILED.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+            Some(message) => Err(message),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs a task on the thread, with the GPU current, and waits for it; nothing waits for the GPU.
+    ///
+    /// # Errors
+    ///
+    /// Those of the task, or what the driver says.
+    pub(crate) fn call<T: Send>(
+        &self,
+        task: impl FnOnce() -> Result<T, String> + Send,
+    ) -> Result<T, String> {
+        let number = usize::from(self.handle.device_id().index_id);
+        self.run(move |_server: &mut Server| {
+            // The one context of the GPU, which is `CubeCL`'s as well.
+            Gpu::open(number)?.enter()?;
+            task()
         })
     }
 

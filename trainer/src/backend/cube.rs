@@ -17,7 +17,9 @@ use burn::backend::fusion::{FusionTensor, NoOp, get_client};
 use burn::backend::ir::{BackendIr, InitOperationIr, OperationIr};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Cube, TensorMetadata};
+use burn::tensor::{Int, Shape, Tensor};
 use burn_cubecl::CubeBackend;
+use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 /// One more handle of every buffer that was handed over, by which it stays as it is. Each goes at a
@@ -27,7 +29,7 @@ static HANDED_OVER: Mutex<Vec<CubeTensor>> = Mutex::new(Vec::new());
 
 /// Runs what is queued for a tensor and returns its value, to which nobody will write. The device
 /// may still be computing it.
-pub(super) fn settle(tensor: FloatTensor<Cube>) -> CubeTensor {
+pub(crate) fn settle(tensor: FloatTensor<Cube>) -> CubeTensor {
     let tensor = resolve(tensor);
     // A buffer with other holders may be kept already, and two keepers would wait for each other.
     let tensor = if tensor.can_mut() { tensor } else { tensor.copy() };
@@ -39,13 +41,28 @@ pub(super) fn settle(tensor: FloatTensor<Cube>) -> CubeTensor {
 
 /// Runs what is queued for a tensor and returns its value, for one who holds on to it as long as it is
 /// read and shares it with no other thread.
-pub(super) fn resolve(tensor: FloatTensor<Cube>) -> CubeTensor {
+pub(crate) fn resolve(tensor: FloatTensor<Cube>) -> CubeTensor {
     let client = tensor.client.clone();
     client.resolve_tensor_float::<CubeBackend>(tensor)
 }
 
+/// Runs what is queued for a tensor of integers and returns its value.
+pub(crate) fn resolve_int<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor {
+    let tensor =
+        tensor.try_into_primitive::<Cube>().expect("the tensor lives on a device of `CubeCL`");
+    let client = tensor.client.clone();
+    client.resolve_tensor_int::<CubeBackend>(tensor)
+}
+
+/// Returns a value in another shape, copied only if its elements do not lie in one piece.
+pub(super) fn viewed(tensor: CubeTensor, shape: Shape) -> CubeTensor {
+    let tensor = into_contiguous(tensor);
+    let CubeTensor { client, device, handle, dtype, .. } = tensor;
+    CubeTensor::new_contiguous(client, device, shape, handle, dtype)
+}
+
 /// Enters a value into the queue of the calling thread.
-pub(super) fn adopt(tensor: CubeTensor) -> FloatTensor<Cube> {
+pub(crate) fn adopt(tensor: CubeTensor) -> FloatTensor<Cube> {
     let client = get_client::<CubeBackend>(&tensor.device);
     let (shape, dtype) = (tensor.shape(), tensor.dtype());
     let handle = CubeBackend::float_tensor_handle(tensor);

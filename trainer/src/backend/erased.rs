@@ -13,8 +13,6 @@ use burn::backend::{
 };
 use burn::tensor::{Bytes, DType, Device, Gradients, Shape, Slice, Tensor, TensorData};
 
-use super::ReduceOp;
-
 /// A float tensor of any rank. Its methods are those of [`Tensor`] that do not depend on the rank.
 #[derive(Debug, Clone)]
 pub struct Erased(DispatchTensor);
@@ -48,11 +46,11 @@ impl Erased {
 
     /// Views the tensor under a rank that it need not have; only methods that do not look at the
     /// rank may follow.
-    fn any_rank(&self) -> Tensor<1> {
+    pub(crate) fn any_rank(&self) -> Tensor<1> {
         Tensor::from_dispatch(self.0.clone())
     }
 
-    fn into_any_rank(self) -> Tensor<1> {
+    pub(crate) fn into_any_rank(self) -> Tensor<1> {
         Tensor::from_dispatch(self.0)
     }
 
@@ -152,6 +150,19 @@ impl Erased {
         Self(Dispatch::float_reshape(self.0, Shape::from(shape)))
     }
 
+    /// Returns a plain tensor in another shape without moving an element, where they lie in one piece.
+    ///
+    /// On a fused backend [`Self::reshape`] is queued, and a queue of two runs as a copy; here what is queued for the tensor
+    /// runs first.
+    pub(crate) fn viewed(self, shape: Vec<usize>) -> Self {
+        #[cfg(feature = "cube")]
+        if matches!(self.0.kind, DispatchTensorKind::Cube(_)) {
+            let tensor = super::cube::resolve(Cube::down(self));
+            return Cube::up(super::cube::adopt(super::cube::viewed(tensor, Shape::from(shape))));
+        }
+        self.reshape(shape)
+    }
+
     /// Returns the elements in one row.
     pub(crate) fn flatten(self) -> Self {
         let len = self.shape().iter().product();
@@ -185,26 +196,6 @@ impl Erased {
             return tensors.remove(0);
         }
         Self(Dispatch::float_cat(tensors.into_iter().map(|tensor| tensor.0).collect(), dim))
-    }
-
-    /// Combines tensors in their order; 16-bit types in `f32`, rounded once.
-    ///
-    /// # Panics
-    ///
-    /// If there is none.
-    pub(crate) fn reduce(tensors: Vec<Self>, op: ReduceOp) -> Self {
-        let (count, dtype) = (tensors.len(), tensors[0].dtype());
-        let wide = if dtype.size() < DType::F32.size() { DType::F32 } else { dtype };
-        let tensors = tensors.into_iter().map(|tensor| tensor.cast(wide).into_any_rank());
-        let combine = |a: Tensor<1>, b: Tensor<1>| match op {
-            ReduceOp::Sum | ReduceOp::Avg => a + b,
-            ReduceOp::Prod => a * b,
-            ReduceOp::Max => a.max_pair(b),
-            ReduceOp::Min => a.min_pair(b),
-        };
-        let total = tensors.reduce(combine).expect("a reduction has inputs");
-        let total = if op == ReduceOp::Avg { total / count as f64 } else { total };
-        Self::new(total).cast(dtype)
     }
 
     /// Moves a plain tensor to a device.
@@ -246,7 +237,7 @@ impl Erased {
 }
 
 /// Runs what is queued for the tensor, whose value the caller keeps while it is read.
-#[cfg(feature = "cuda")]
+#[cfg(feature = "cube")]
 pub(crate) fn resolve(tensor: Erased) -> Settled {
     if matches!(tensor.0.kind, DispatchTensorKind::Cube(_)) {
         return Settled::Cube(super::cube::resolve(Cube::down(tensor)));
