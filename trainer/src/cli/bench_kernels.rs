@@ -4,7 +4,10 @@ use std::io::{self, Write};
 
 use serde_json::json;
 
+use crate::config::{DeviceKind, FloatType};
 use crate::kernels::{self, Timing, TimingSizes};
+use crate::train::{TrainError, device_of};
+use crate::world::World;
 
 /// Sizes of the model and of its batch; the defaults are those of a debug Llama.
 #[derive(Debug, Clone, clap::Args)]
@@ -36,6 +39,12 @@ pub struct BenchKernelsArgs {
     /// Runs of which the median is reported
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub repeats: usize,
+    /// Device that computes
+    #[arg(long, value_enum, default_value_t)]
+    pub device: DeviceKind,
+    /// Element type of what the operations of a block compute on
+    #[arg(long, value_enum, default_value_t)]
+    pub dtype: FloatType,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
@@ -48,6 +57,9 @@ pub enum BenchKernelsError {
     /// The sizes contradict each other.
     #[error("{0}")]
     Arguments(String),
+    /// The device is not there.
+    #[error("cannot open the device")]
+    Device(#[source] TrainError),
     /// No threads could be started.
     #[error("cannot start the threads of the benchmark")]
     Threads(#[source] rayon::ThreadPoolBuildError),
@@ -63,8 +75,16 @@ pub enum BenchKernelsError {
 /// See [`BenchKernelsError`].
 pub fn run(args: &BenchKernelsArgs, out: &mut impl Write) -> Result<(), BenchKernelsError> {
     let sizes = sizes(args)?;
+    if !args.device.is_built() {
+        let (device, feature) = (args.device, args.device.feature());
+        return Err(BenchKernelsError::Arguments(format!(
+            "this build has no {device:?} device; build with `--features {feature}`"
+        )));
+    }
+    let device = device_of(args.device, &World::thread(0, 1)).map_err(BenchKernelsError::Device)?;
     let pool = rayon::ThreadPoolBuilder::new().build().map_err(BenchKernelsError::Threads)?;
-    let rows = pool.install(|| kernels::time_operations(&sizes, args.repeats));
+    let dtype = args.dtype.dtype();
+    let rows = pool.install(|| kernels::time_operations(&sizes, args.repeats, &device, dtype));
     let written = if args.json {
         let used = kernels::implementation().cpu_f32.to_string();
         writeln!(out, "{}", json!({ "kernels": rows, "implementation": used }))

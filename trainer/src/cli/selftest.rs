@@ -63,7 +63,7 @@ pub enum SelftestError {
         world_size: usize,
     },
     /// This build cannot use the device.
-    #[error("this build has no {0:?} device; build with `--features {feature}`", feature = feature(*.0))]
+    #[error("this build has no {0:?} device; build with `--features {feature}`", feature = .0.feature())]
     NoDevice(DeviceKind),
     /// The table could not be written.
     #[error("cannot write the result of the selftest")]
@@ -82,12 +82,7 @@ type Verdict = Result<String, BTreeMap<usize, String>>;
 pub fn run(args: &SelftestArgs, ranks: &Ranks, out: &mut dyn Write) -> Result<(), SelftestError> {
     let world_size = ranks.world_size();
     let mesh = resolve(args, world_size)?;
-    let is_built = match args.device {
-        DeviceKind::Cpu => true,
-        DeviceKind::Wgpu => cfg!(feature = "wgpu"),
-        DeviceKind::Cuda => cfg!(feature = "cuda"),
-    };
-    if !is_built {
+    if !args.device.is_built() {
         return Err(SelftestError::NoDevice(args.device));
     }
     let timeouts = CommTimeouts::uniform(Duration::from_secs(args.timeout));
@@ -116,15 +111,6 @@ pub fn run(args: &SelftestArgs, ranks: &Ranks, out: &mut dyn Write) -> Result<()
         table.row(&name, verdict).map_err(SelftestError::Write)?;
     }
     table.end(world_size, start.elapsed())
-}
-
-/// Returns the feature a build needs for a device.
-fn feature(device: DeviceKind) -> &'static str {
-    match device {
-        DeviceKind::Cpu => "default",
-        DeviceKind::Wgpu => "wgpu",
-        DeviceKind::Cuda => "cuda",
-    }
 }
 
 fn resolve(args: &SelftestArgs, world_size: usize) -> Result<DeviceMesh, MeshError> {

@@ -56,6 +56,26 @@ pub enum DeviceKind {
     Cuda,
 }
 
+impl DeviceKind {
+    /// Returns the feature with which a build has the device.
+    pub fn feature(self) -> &'static str {
+        match self {
+            Self::Cpu => "default",
+            Self::Wgpu => "wgpu",
+            Self::Cuda => "cuda",
+        }
+    }
+
+    /// Returns whether this build has the device.
+    pub fn is_built(self) -> bool {
+        match self {
+            Self::Cpu => true,
+            Self::Wgpu => cfg!(feature = "wgpu"),
+            Self::Cuda => cfg!(feature = "cuda"),
+        }
+    }
+}
+
 /// What the ranks of a run are that no launcher started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -67,8 +87,11 @@ pub enum RankKind {
 }
 
 /// Format of floating-point numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum FloatType {
     /// 32 bits, IEEE single precision.
     #[default]

@@ -18,6 +18,11 @@ pub(crate) fn is_half(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16)
 }
 
+/// Returns the type in which numbers of a type are summed.
+pub(crate) fn wide(dtype: DType) -> DType {
+    if is_half(dtype) { DType::F32 } else { dtype }
+}
+
 /// Widens a half-precision tensor to `f32`; leaves others as they are.
 pub(crate) fn widened<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if is_half(x.dtype()) { x.cast(DType::F32) } else { x }

@@ -98,6 +98,11 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    /// Adds a buffer, if there is one on the host.
+    pub(super) fn add_buffer(&mut self, buffer: Option<Arc<Bytes>>) {
+        self.buffers.extend(buffer);
+    }
+
     fn add_bytes(&mut self, bytes: usize) {
         let sum = self.others.as_deref().copied().unwrap_or(0) + bytes;
         self.others = Some(Arc::new(sum));
@@ -145,6 +150,14 @@ impl<T: Keep, const N: usize> Keep for [T; N] {
         for value in self {
             value.list(kept);
         }
+    }
+}
+
+impl<A: Keep, B: Keep, C: Keep> Keep for (A, B, C) {
+    fn list(&self, kept: &mut Kept) {
+        self.0.list(kept);
+        self.1.list(kept);
+        self.2.list(kept);
     }
 }
 

@@ -3,16 +3,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use burn::backend::DispatchTensor;
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
-use burn_flex::FlexTensor;
+use burn::tensor::{DType, Device, Distribution, Int, Tensor, TensorData};
 use serde::Serialize;
 
-use super::fused::{JointKernel, apply_joint};
+use super::fused::{JointKernel, apply_erased_joint};
+use super::saved::{Keep, Kept};
 use super::{
     AdamHyper, AttentionOptions, RopePositions, RopeTable, adamw_step, add_rms_norm, attention,
-    embedding, flex, linear, linear_cross_entropy, project, rms_norm, rope, sum_of_squares, swiglu,
+    embedding, linear, linear_cross_entropy, project, rms_norm, rope, sum_of_squares, swiglu,
 };
+use crate::backend::Erased;
 
 /// Sizes of a model and of its batch.
 #[derive(Debug, Clone, Copy)]
@@ -54,9 +54,18 @@ pub struct Timing {
     pub unit: &'static str,
 }
 
-/// Times all operations on the calling thread's pool; each figure is the median of `repeats` runs after three others.
-pub fn time_operations(sizes: &TimingSizes, repeats: usize) -> Vec<Timing> {
-    let bench = Bench { sizes: *sizes, repeats, device: Device::flex().autodiff() };
+/// Times all operations on a device, in an element type; each figure is the median of `repeats` runs after three others.
+///
+/// On the CPU they use the calling thread's pool. Passes over parameters are in `f32`. The device is waited for at the end
+/// of each direction, so that on a GPU a figure includes the time to start an operation.
+pub fn time_operations(
+    sizes: &TimingSizes,
+    repeats: usize,
+    device: &Device,
+    dtype: DType,
+) -> Vec<Timing> {
+    let device = device.clone().inner().autodiff();
+    let bench = Bench { sizes: *sizes, repeats, device, dtype };
     let mut all = bench.block();
     all.extend(bench.ends());
     all.extend(bench.updates());
@@ -67,13 +76,14 @@ struct Bench {
     sizes: TimingSizes,
     repeats: usize,
     device: Device,
+    dtype: DType,
 }
 
 /// Work of a call and of its backward pass.
 #[derive(Debug, Clone, Copy)]
 enum Work {
     Flops(usize, usize),
-    /// In elements of four bytes.
+    /// In elements of the type that is timed.
     Elements(usize, usize),
 }
 
@@ -87,7 +97,9 @@ impl Work {
 
 impl Bench {
     fn leaf<const D: usize>(&self, shape: [usize; D]) -> Tensor<D> {
-        Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &self.device).require_grad()
+        let values: Tensor<D> =
+            Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &self.device);
+        values.cast(self.dtype).detach().require_grad()
     }
 
     /// The operations of a block.
@@ -108,9 +120,9 @@ impl Bench {
         let w2 = self.leaf([ffn, dim]);
         let (gate, up) = (self.leaf([tokens, ffn]), self.leaf([tokens, ffn]));
         let layers = layers as f64;
-        let shared = |weights: &[Tensor<2>]| -> Vec<DispatchTensor> {
+        let shared = |weights: &[Tensor<2>]| -> Vec<Erased> {
             let layers = weights.iter().map(|weight| (weight.clone(), None)).collect();
-            project(x.clone(), layers).into_iter().map(Tensor::into_dispatch).collect()
+            project(x.clone(), layers).into_iter().map(Erased::new).collect()
         };
         let rotations = layers * (heads + kv_heads) as f64 / heads as f64;
         vec![
@@ -119,7 +131,7 @@ impl Bench {
             }),
             self.time("add_rms_norm", layers, Work::Elements(4 * size, 4 * size), || {
                 let outputs = add_rms_norm(x.clone(), delta.clone(), scale.clone(), 1e-5);
-                outputs.map(Tensor::into_dispatch).into()
+                outputs.map(Erased::new).into()
             }),
             self.time("project q, k, v", layers, Work::product(tokens, dim, dim + 2 * kv), || {
                 shared(&weights)
@@ -198,16 +210,18 @@ impl Bench {
             let (param, mean, square) = state.take().expect("put back by the run before");
             let begin = Instant::now();
             state = Some(adamw_step(param, gradient.clone(), mean, square, &hyper));
+            self.wait();
             [begin.elapsed().as_secs_f64(), 0.0]
         });
         let norm = self.median(|| {
             let begin = Instant::now();
             let _ = sum_of_squares(&gradient);
+            self.wait();
             [begin.elapsed().as_secs_f64(), 0.0]
         });
         [
-            row("sum_of_squares", 1.0, &Work::Elements(count, 0), norm),
-            row("adamw_step", 1.0, &Work::Elements(7 * count, 0), adamw),
+            row("sum_of_squares", 1.0, &Work::Elements(count, 0), norm, 4),
+            row("adamw_step", 1.0, &Work::Elements(7 * count, 0), adamw, 4),
         ]
     }
 
@@ -216,20 +230,26 @@ impl Bench {
         name: &str,
         per_step: f64,
         work: Work,
-        operation: impl Fn() -> Vec<DispatchTensor>,
+        operation: impl Fn() -> Vec<Erased>,
     ) -> Timing {
         let seconds = self.median(|| {
             let begin = Instant::now();
             let outputs = operation();
+            self.wait();
             let forward = begin.elapsed().as_secs_f64();
             let seed = Seed::default();
-            let loss: Tensor<1> = apply_joint(outputs, seed.clone()).remove(0);
+            let loss = apply_erased_joint(outputs, seed.clone()).remove(0).into_tensor::<1>();
             let gradients = loss.backward();
+            self.wait();
             let backward = seed.elapsed();
             drop(gradients);
             [forward, backward]
         });
-        row(name, per_step, &work, seconds)
+        row(name, per_step, &work, seconds, self.dtype.size())
+    }
+
+    fn wait(&self) {
+        self.device.clone().inner().sync().expect("the operations that are timed run");
     }
 
     /// Returns the medians of a measurement's two parts.
@@ -246,14 +266,20 @@ impl Bench {
     }
 }
 
-fn one<const D: usize>(output: Tensor<D>) -> Vec<DispatchTensor> {
-    vec![output.into_dispatch()]
+fn one<const D: usize>(output: Tensor<D>) -> Vec<Erased> {
+    vec![Erased::new(output)]
 }
 
-fn row(name: &str, per_step: f64, work: &Work, [forward, backward]: [f64; 2]) -> Timing {
+fn row(
+    name: &str,
+    per_step: f64,
+    work: &Work,
+    [forward, backward]: [f64; 2],
+    element: usize,
+) -> Timing {
     let (unit, forward_work, backward_work) = match work {
         Work::Flops(forward, backward) => ("GFLOP/s", *forward, *backward),
-        Work::Elements(forward, backward) => ("GB/s", 4 * forward, 4 * backward),
+        Work::Elements(forward, backward) => ("GB/s", element * forward, element * backward),
     };
     Timing {
         name: name.into(),
@@ -277,8 +303,8 @@ impl Seed {
     }
 }
 
-impl JointKernel for Seed {
-    type Saved = Vec<Vec<usize>>;
+impl JointKernel<Erased> for Seed {
+    type Saved = Seeds;
 
     fn reads(&self, needs: &[bool]) -> Vec<bool> {
         vec![false; needs.len()]
@@ -288,22 +314,33 @@ impl JointKernel for Seed {
         0
     }
 
-    fn forward(&self, inputs: Vec<FlexTensor>) -> (Vec<FlexTensor>, Self::Saved) {
-        (vec![flex::tensor(vec![0.0], [1])], inputs.iter().map(flex::dims).collect())
+    fn forward(&self, inputs: Vec<Erased>) -> (Vec<Erased>, Self::Saved) {
+        let nothing = Erased::zeros(vec![1], inputs[0].dtype(), &inputs[0].device());
+        let ones = inputs.iter().map(|input| {
+            let zeros = Erased::zeros(input.shape(), input.dtype(), &input.device());
+            Erased::new(zeros.any_rank() + 1.0)
+        });
+        (vec![nothing], Seeds(ones.collect()))
     }
 
     fn backward(
         &self,
-        _inputs: Vec<Option<FlexTensor>>,
-        shapes: Self::Saved,
-        _grads: Vec<Option<FlexTensor>>,
+        _inputs: Vec<Option<Erased>>,
+        Seeds(ones): Self::Saved,
+        _grads: Vec<Option<Erased>>,
         _needs: &[bool],
-    ) -> Vec<Option<FlexTensor>> {
-        let ones = |shape: Vec<usize>| {
-            Some(flex::tensor(vec![1.0; shape.iter().product::<usize>()], shape))
-        };
-        let gradients = shapes.into_iter().map(ones).collect();
+    ) -> Vec<Option<Erased>> {
+        let device = ones[0].device();
+        device.sync().expect("the operations that are timed run");
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        gradients
+        ones.into_iter().map(Some).collect()
     }
+}
+
+/// The gradients with which backward begins.
+#[derive(Debug, Clone)]
+struct Seeds(Vec<Erased>);
+
+impl Keep for Seeds {
+    fn list(&self, _: &mut Kept) {}
 }
