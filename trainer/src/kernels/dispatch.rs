@@ -128,6 +128,35 @@ pub(crate) fn has_kernel(device: &Device, dtypes: &[DType]) -> bool {
     dtypes.iter().all(|dtype| *dtype == DType::F32) && runs_kernels(device)
 }
 
+/// Returns whether operations on these tensors run kernels for `CubeCL` devices.
+///
+/// Only those of NVIDIA do so far: the kernels are written for all, and their tests (`cargo xtask cube`) have to pass on a
+/// device first.
+#[cfg(feature = "cube")]
+pub(crate) fn has_cube_kernel(device: &Device, dtypes: &[DType]) -> bool {
+    dtypes.iter().all(|dtype| *dtype == DType::F32 || is_half(*dtype))
+        && !REFERENCE_ONLY.get()
+        && matches!(
+            device.clone().inner().as_dispatch(),
+            DispatchDevice::Cube(burn_cubecl::CubeDevice::Cuda(_))
+        )
+}
+
+/// Returns whether products of these tensors go through cuBLASLt.
+#[cfg(feature = "cuda")]
+pub(crate) fn has_products(device: &Device, dtypes: &[DType]) -> bool {
+    dtypes.iter().all(|dtype| *dtype == DType::F32 || is_half(*dtype))
+        && !REFERENCE_ONLY.get()
+        && super::cuda::is_gpu(device)
+        && super::cuda::blas::is_present()
+}
+
+/// Returns whether operations on a device may run kernels of an NVIDIA GPU, which NVRTC compiles.
+#[cfg(feature = "cuda")]
+pub(crate) fn has_gpu_kernels(device: &Device) -> bool {
+    !REFERENCE_ONLY.get() && super::cuda::is_gpu(device) && super::cuda::module::has_compiler()
+}
+
 fn runs_kernels(device: &Device) -> bool {
     !REFERENCE_ONLY.get() && matches!(device.clone().inner().as_dispatch(), DispatchDevice::Flex(_))
 }

@@ -1,9 +1,10 @@
 //! Fused training operations: the arithmetic a training step spends its time in.
 //!
-//! Every operation is a plain function on Burn tensors and knows no mesh. Each has two implementations: a *reference*
-//! composed of tensor operations, which runs and differentiates on every backend, and a *Flex kernel* in `f32` on the CPU
-//! (SIMD with run-time dispatch, rayon, hand-written backward that saves only what it needs). `dispatch` is the one place
-//! that chooses between them: Flex takes the kernel, everything else takes the reference.
+//! Every operation is a plain function on Burn tensors and knows no mesh. Each has a *reference* composed of tensor
+//! operations, which runs and differentiates on every backend, and kernels with hand-written backwards that save only what
+//! they need: for Flex, in `f32` on the CPU (SIMD with run-time dispatch, rayon); for devices of `CubeCL`, in files
+//! `cube` and `device`; for NVIDIA GPUs, in files `gpu` and `cuda`. `dispatch` says which a device has. `fused` records
+//! them on the tape.
 //!
 //! In `bf16` and `f16` both compute in `f32` what is summed or exponentiated. The kernels widen their operands and round
 //! their result once, to the type of the first operand; losses are always `f32`.
@@ -19,6 +20,10 @@ mod activation;
 mod arch;
 mod attention;
 mod cross_entropy;
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub(crate) mod dispatch;
 mod dropout;
 mod embedding;
@@ -29,6 +34,7 @@ mod linear;
 pub(crate) mod matmul;
 mod norm;
 mod optimizer;
+mod product;
 mod project;
 mod rope;
 mod saved;
@@ -36,6 +42,8 @@ mod simd;
 mod timing;
 
 pub use activation::{gelu, swiglu};
+#[cfg(feature = "cuda")]
+pub(crate) use attention::Preference as AttentionPreference;
 pub use attention::{AttentionOptions, attention, attention_block, attention_block_backward};
 pub use cross_entropy::{
     IGNORE_INDEX, cross_entropy, linear_cross_entropy, shard_gradients, shard_maxima, shard_sums,

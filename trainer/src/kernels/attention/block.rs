@@ -6,10 +6,12 @@
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
+#[cfg(feature = "cuda")]
+use super::candidate;
 use super::mask::Mask;
 use super::operation::Geometry;
 use super::options::AttentionOptions;
-use super::{flex_backward, flex_forward, reference};
+use super::{composed, flex_backward, flex_forward};
 use crate::kernels::{dispatch, flex};
 
 /// Attends to one block of keys; returns the output and the log-sum-exp of each query's scores.
@@ -31,11 +33,15 @@ pub fn attention_block(
     options: &AttentionOptions,
 ) -> (Tensor<4>, Tensor<3>) {
     options.check(q.dims(), k.dims(), v.dims());
-    if !dispatch::has_kernel(&q.device(), &[q.dtype(), k.dtype(), v.dtype()]) {
-        return reference::forward(q, k, v, options);
-    }
-    let shape = q.dims();
+    let (shape, dtypes) = (q.dims(), [q.dtype(), k.dtype(), v.dtype()]);
     let geometry = Geometry::new(shape, k.dims(), options.scale(shape[3]));
+    #[cfg(feature = "cuda")]
+    if let Some(candidate) = candidate::choose(&q.device(), dtypes, &geometry, options) {
+        return candidate.forward([q, k, v], options);
+    }
+    if !dispatch::has_kernel(&q.device(), &dtypes) {
+        return composed::forward(&q, &k, &v, options);
+    }
     let mask = Mask::new(options, &geometry);
     let inputs = [q, k, v].map(|x| flex::contiguous(flex::from_tensor(x)));
     let [q, k, v] = inputs.each_ref().map(FlexTensor::storage::<f32>);
@@ -68,10 +74,14 @@ pub fn attention_block_backward(
     assert_eq!((output.dims(), grad.dims()), (of_q, of_q), "outputs must have the queries' shape");
     assert_eq!(log_totals.dims(), [of_q[0], of_q[2], of_q[1]], "every query and head needs a sum");
     let dtypes = inputs.each_ref().map(Tensor::dtype);
-    if !dispatch::has_kernel(&grad.device(), &dtypes) {
-        return reference::backward(inputs, output, log_totals, grad, options);
-    }
     let geometry = Geometry::new(of_q, of_k, options.scale(of_q[3]));
+    #[cfg(feature = "cuda")]
+    if let Some(candidate) = candidate::choose(&grad.device(), dtypes, &geometry, options) {
+        return candidate.backward(inputs, output, log_totals, grad, options);
+    }
+    if !dispatch::has_kernel(&grad.device(), &dtypes) {
+        return composed::backward(inputs, &output, &log_totals, &grad, options);
+    }
     let mask = Mask::new(options, &geometry);
     let inputs = inputs.map(|x| flex::contiguous(flex::from_tensor(x)));
     let [output, grad] = [output, grad].map(|x| flex::contiguous(flex::from_tensor(x)));

@@ -5,8 +5,15 @@
 //! of `[batch, sequence, heads, head_dim]` once and multiplies blocks that stay in the first-level cache.
 
 mod block;
+#[cfg(feature = "cuda")]
+mod candidate;
+mod composed;
+#[cfg(feature = "cuda")]
+mod cudnn;
 mod flex_backward;
 mod flex_forward;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod mask;
 mod operation;
 mod options;
@@ -16,5 +23,7 @@ mod strips;
 mod tile;
 
 pub use block::{attention_block, attention_block_backward};
+#[cfg(feature = "cuda")]
+pub(crate) use candidate::Preference;
 pub use operation::attention;
 pub use options::AttentionOptions;

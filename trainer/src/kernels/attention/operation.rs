@@ -5,9 +5,11 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 
+#[cfg(feature = "cuda")]
+use super::candidate;
 use super::mask::Mask;
 use super::options::AttentionOptions;
-use super::{flex_backward, flex_forward, reference};
+use super::{composed, flex_backward, flex_forward};
 use crate::kernels::fused::{Kernel, apply3};
 use crate::kernels::{dispatch, flex};
 
@@ -34,12 +36,17 @@ pub fn attention(
     options: &AttentionOptions,
 ) -> Tensor<4> {
     options.check(q.dims(), k.dims(), v.dims());
-    if dispatch::has_fused_kernel(&q.device(), &[q.dtype(), k.dtype(), v.dtype()]) {
-        let geometry = Geometry::new(q.dims(), k.dims(), options.scale(q.dims()[3]));
+    let dtypes = [q.dtype(), k.dtype(), v.dtype()];
+    let geometry = Geometry::new(q.dims(), k.dims(), options.scale(q.dims()[3]));
+    if dispatch::has_fused_kernel(&q.device(), &dtypes) {
         let mask = Arc::new(Mask::new(options, &geometry));
         return apply3(q, k, v, AttentionKernel { geometry, mask });
     }
-    reference::attention(q, k, v, options)
+    #[cfg(feature = "cuda")]
+    if let Some(candidate) = candidate::choose(&q.device(), dtypes, &geometry, options) {
+        return candidate.attention([q, k, v], options);
+    }
+    composed::attention(q, k, v, options)
 }
 
 /// The sizes of an attention.

@@ -1,4 +1,4 @@
-//! Attention composed of tensor operations: scores of every pair are materialized.
+//! Attention of a block composed of tensor operations: the scores of every pair of the block exist at once.
 
 use burn::tensor::{Bool, Device, Int, Tensor};
 
@@ -7,22 +7,6 @@ use crate::kernels::half_precision::widened;
 
 /// Stands for minus infinity in a masked score: finite, so that a fully masked row stays a number.
 const MASKED: f64 = -1.0e30;
-
-pub(super) fn attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    options: &AttentionOptions,
-) -> Tensor<4> {
-    let groups = q.dims()[2] / k.dims()[2];
-    let v = grouped(heads_first(v), groups);
-    let (scores, mask) = scores(heads_first(q), grouped(heads_first(k), groups), options);
-    let (weights, total, _) = exponentials(scores, mask);
-    // A row that sees nothing sums to zero; the floor turns it into zeros instead of 0 / 0.
-    let weights = weights / total.clamp_min(1.0e-30);
-    let dtype = v.dtype();
-    heads_first(weights.cast(dtype).matmul(v))
-}
 
 /// Returns the output and the log-sum-exp of each query's scores, `[batch, heads, queries]`.
 pub(super) fn forward(

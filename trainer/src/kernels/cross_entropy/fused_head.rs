@@ -9,10 +9,9 @@ use burn::tensor::{Int, Tensor};
 use burn_flex::FlexTensor;
 use faer::MatRef;
 
-use super::rows::{self, IGNORE_INDEX};
-use super::shard::{shard_gradients, shard_maxima, shard_sums};
+use super::composed_head;
+use super::rows;
 use crate::kernels::fused::{Kernel, apply2};
-use crate::kernels::half_precision::widened;
 use crate::kernels::{dispatch, flex, matmul};
 
 /// Logits held at a time: the block and its gradient stay near the cores.
@@ -20,12 +19,6 @@ const BLOCK: usize = 1024 * 1024;
 
 /// Fewest tokens of a block: below this, the products lose their speed.
 const FEWEST_TOKENS: usize = 128;
-
-/// Logits that the reference holds at a time: it pays for every call of the backend, so its blocks are larger.
-const REFERENCE_BLOCK: usize = 4 * 1024 * 1024;
-
-/// Fewest tokens of a block of the reference.
-const FEWEST_REFERENCE_TOKENS: usize = 256;
 
 /// Projects hidden states to logits and sums their losses; the logits of all tokens never exist at once.
 ///
@@ -59,45 +52,7 @@ fn head(x: Tensor<2>, weight: Tensor<2>, labels: Tensor<1, Int>, tied: bool) -> 
         let targets = rows::targets(labels, vocabulary).into();
         return apply2(x, weight, HeadKernel { targets, tied });
     }
-    let projection = if tied { weight.transpose() } else { weight };
-    reference(x, projection, &labels)
-}
-
-/// Computes loss and gradients block by block, outside the tape, and hands the gradients to the tape.
-///
-/// Recording each block would keep the logits of all of them for backward.
-fn reference(x: Tensor<2>, projection: Tensor<2>, labels: &Tensor<1, Int>) -> Tensor<1> {
-    let ([tokens, _], [_, vocabulary]) = (x.dims(), projection.dims());
-    let block = (REFERENCE_BLOCK / vocabulary.max(1)).max(FEWEST_REFERENCE_TOKENS);
-    let inputs = x.clone().detach();
-    let weight = projection.clone().detach().cast(inputs.dtype());
-    let (mut loss, mut dx) = (None, Vec::new());
-    let mut dw = widened(projection.clone().detach()).zeros_like();
-    for first in (0..tokens).step_by(block) {
-        let count = block.min(tokens - first);
-        let x = inputs.clone().narrow(0, first, count);
-        let labels = labels.clone().narrow(0, first, count);
-        let (value, gradient) = block_loss(widened(x.clone().matmul(weight.clone())), &labels);
-        loss = Some(loss.map_or(value.clone(), |sum: Tensor<1>| sum + value));
-        let gradient = gradient.cast(x.dtype());
-        dx.push(gradient.clone().matmul(weight.clone().transpose()));
-        dw = dw + widened(x.transpose().matmul(gradient));
-    }
-    let Some(loss) = loss else { return widened(x).sum() };
-    // Its value cancels exactly; its gradients are those of the loss.
-    let carrier =
-        (widened(x) * widened(Tensor::cat(dx, 0))).sum() + (widened(projection) * dw).sum();
-    loss + (carrier.clone() - carrier.detach())
-}
-
-/// Returns the summed loss of a block and the gradient of its logits.
-fn block_loss(logits: Tensor<2>, labels: &Tensor<1, Int>) -> (Tensor<1>, Tensor<2>) {
-    let maxima = shard_maxima(&logits);
-    let (sums, targets) = shard_sums(&logits, labels, &maxima, 0);
-    let log_totals = sums.log() + maxima;
-    let ignored = labels.clone().equal_elem(IGNORE_INDEX);
-    let loss = (log_totals.clone() - targets).mask_fill(ignored, 0.0).sum();
-    (loss, shard_gradients(logits, labels, &log_totals, 0, 1.0))
+    composed_head::head(x, weight, labels, tied)
 }
 
 #[derive(Debug, Clone)]

@@ -1,5 +1,8 @@
 //! The training loss: cross-entropy over logits, and fused with the output projection.
 
+mod composed_head;
+#[cfg(feature = "cube")]
+mod cube;
 mod fused_head;
 mod logits;
 mod rows;

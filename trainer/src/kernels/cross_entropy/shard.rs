@@ -4,10 +4,16 @@
 //! `log(sum) + maximum - target` for each token; [`shard_gradients`] needs no communication. All tensors are plain ones,
 //! outside autodiff. Labels are global. An ignored token has gradients of zero; its loss is the caller's to leave out.
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor};
 use rayon::prelude::*;
 
+#[cfg(feature = "cube")]
+use super::cube::shard as cube;
 use super::rows::IGNORE_INDEX;
+#[cfg(feature = "cube")]
+use crate::backend::Erased;
+#[cfg(feature = "cube")]
+use crate::kernels::cube::{closed, opened, opened_integers};
 use crate::kernels::simd::{self, vectorized};
 use crate::kernels::{dispatch, flex};
 
@@ -17,6 +23,10 @@ use crate::kernels::{dispatch, flex};
 ///
 /// `logits` is `[tokens, local vocabulary]`; the result is `[tokens]`.
 pub fn shard_maxima(logits: &Tensor<2>) -> Tensor<1> {
+    #[cfg(feature = "cube")]
+    if dispatch::has_cube_kernel(&logits.device(), &[logits.dtype()]) {
+        return closed(cube::maxima(opened(Erased::new(logits.clone())))).into_tensor();
+    }
     if !dispatch::has_kernel(&logits.device(), &[logits.dtype()]) {
         return logits.clone().max_dim(1).squeeze_dim::<1>(1);
     }
@@ -52,6 +62,14 @@ pub fn shard_sums(
 ) -> (Tensor<1>, Tensor<1>) {
     let [tokens, columns] = logits.dims();
     let (device, dtype) = (logits.device(), logits.dtype());
+    #[cfg(feature = "cube")]
+    if dispatch::has_cube_kernel(&device, &[dtype, maxima.dtype()]) {
+        let [logits, maxima] =
+            [Erased::new(logits.clone()), Erased::new(maxima.clone())].map(opened);
+        let labels = opened_integers(labels.clone());
+        let (sums, targets) = cube::sums(logits, labels, maxima, first);
+        return (closed(sums).into_tensor(), closed(targets).into_tensor());
+    }
     if !dispatch::has_kernel(&device, &[dtype, maxima.dtype()]) {
         let hits = hits(labels, [tokens, columns], first, dtype);
         let shifted = logits.clone() - maxima.clone().unsqueeze_dim::<2>(1);
@@ -91,6 +109,15 @@ pub fn shard_gradients(
 ) -> Tensor<2> {
     let [tokens, columns] = logits.dims();
     let dtype = logits.dtype();
+    #[cfg(feature = "cube")]
+    if dispatch::has_cube_kernel(&logits.device(), &[dtype, log_totals.dtype()]) {
+        let [logits, log_totals] =
+            [Erased::new(logits), Erased::new(log_totals.clone())].map(opened);
+        let (labels, factor) = (opened_integers(labels.clone()), factor as f32);
+        let ignored = IGNORE_INDEX as i32;
+        let gradient = cube::gradients(logits, labels, log_totals, first, factor, ignored);
+        return closed(gradient).into_tensor();
+    }
     if !dispatch::has_kernel(&logits.device(), &[dtype, log_totals.dtype()]) {
         let hits = hits(labels, [tokens, columns], first, dtype);
         let shares = (logits - log_totals.clone().unsqueeze_dim::<2>(1)).exp();
@@ -137,8 +164,8 @@ fn hits(
     dtype: DType,
 ) -> Tensor<2> {
     let device: Device = labels.device();
-    let indices: Vec<i64> = (first..first + columns).map(|i| i as i64).collect();
-    let indices = Tensor::<2, Int>::from_data(TensorData::new(indices, [1, columns]), &device);
+    let indices = Tensor::<1, Int>::arange(first as i64..(first + columns) as i64, &device);
+    let indices = indices.reshape([1, columns]);
     let shape = [tokens, columns];
     let labels = labels.clone().reshape([tokens, 1]).cast(indices.dtype());
     labels.expand(shape).equal(indices.expand(shape)).float().cast(dtype)
