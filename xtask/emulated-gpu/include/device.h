@@ -7,6 +7,10 @@
 #include <ucontext.h>
 
 #include <utility>
+#include <vector>
+
+// Kernels that use instructions of the hardware choose stand-ins by this name.
+#define EMULATED
 
 #define __global__
 #define __device__
@@ -50,6 +54,17 @@ static thread_local char* stacks;
 static thread_local int count, current;
 static thread_local ucontext_t scheduler;
 
+// A copy that may happen any time until its thread waits for it, and here happens then.
+struct Copy {
+    char* to;
+    const void* from;
+    int bytes;
+    bool is_there;
+};
+
+// For each thread, groups of copies; the last is still open.
+static thread_local std::vector<std::vector<Copy>> copies[most_threads];
+
 static void wait(State state) {
     Thread& own = threads[current];
     own.state = state;
@@ -66,6 +81,7 @@ static void run_in_turns(void (*body)()) {
         thread.context.uc_link = &scheduler;
         thread.state = State::ready;
         thread.gives = false;
+        copies[i].clear();
         makecontext(&thread.context, body, 0);
     }
     while (true) {
@@ -132,6 +148,41 @@ static T exchange(T value, int lane) {
     wait(State::at_warp);
     own.gives = false;
     return result;
+}
+
+// Gives a value to the warp and takes those of all its threads; every one of them must take part.
+template <class T>
+static void gather(T value, T (&all)[warpSize]) {
+    static_assert(sizeof value <= sizeof Thread::value);
+    memcpy(threads[current].value, &value, sizeof value);
+    wait(State::at_warp);
+    const Thread* first = threads + current / warpSize * warpSize;
+    for (int lane = 0; lane < warpSize; ++lane) memcpy(&all[lane], first[lane].value, sizeof value);
+    wait(State::at_warp);
+}
+
+static std::vector<std::vector<Copy>>& own_copies() {
+    std::vector<std::vector<Copy>>& own = copies[current];
+    if (own.empty()) own.emplace_back();
+    return own;
+}
+
+static void copy_later(char* to, const void* from, int bytes, bool is_there) {
+    own_copies().back().push_back({to, from, bytes, is_there});
+}
+
+static void close_copies() { own_copies().emplace_back(); }
+
+// Leaves at most `open` closed groups under way.
+static void wait_for_copies(size_t open) {
+    std::vector<std::vector<Copy>>& own = own_copies();
+    while (own.size() > open + 1) {
+        for (const Copy& copy : own.front()) {
+            if (copy.is_there) memcpy(copy.to, copy.from, copy.bytes);
+            else memset(copy.to, 0, copy.bytes);
+        }
+        own.erase(own.begin());
+    }
 }
 
 // The threads of the warp that give something else than zero.

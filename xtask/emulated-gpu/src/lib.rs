@@ -1,6 +1,6 @@
-//! An emulated GPU: one library that stands in for `libcuda`, `libnvrtc` and `libnccl`.
+//! An emulated GPU: one library that stands in for `libcuda`, `libnvrtc`, `libnccl` and `libcublasLt`.
 //!
-//! The CUDA build of dream-train opens those three when it runs. Where links with their names lead to
+//! The CUDA build of dream-train opens those four when it runs. Where links with their names lead to
 //! this library, the whole program runs as it does on a GPU, every call and every kernel, on a machine
 //! that has none. It is for tests of what surrounds kernels: the order of streams and events, the
 //! lifetime of memory, who calls NCCL when. It says nothing about speed, and its arithmetic is that of
@@ -13,6 +13,7 @@
 //! | `stream` | streams and events |
 //! | `kernel` | modules and launches |
 //! | `nvrtc` | the compiler: CUDA C++ goes through the system's C++ compiler |
+//! | `blas` | the matrix products of cuBLASLt |
 //! | `nccl`, `communicator`, `world`, `reduce` | the calls of NCCL, their members, the connections below, sums |
 //! | `../include` | the headers that kernels are compiled with |
 //!
@@ -41,6 +42,7 @@
 #![allow(clippy::missing_safety_doc, reason = "the contracts are those of NVIDIA's documentation")]
 #![allow(clippy::print_stderr, reason = "the process it is in belongs to someone else")]
 
+mod blas;
 mod communicator;
 mod device;
 mod kernel;

@@ -1,5 +1,8 @@
 //! The linear layer: the product that dominates a transformer's step.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use burn::tensor::Tensor;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
@@ -24,15 +27,19 @@ pub fn linear<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    if !dispatch::has_fused_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
-        return reference(x, weight, bias);
-    }
     let shape: [usize; D] = x.dims();
     assert_eq!(
         shape[D - 1],
         weight.dims()[0],
         "the input's last dimension must be the weight's first"
     );
+    #[cfg(feature = "cuda")]
+    if dispatch::has_products(&x.device(), &[x.dtype(), weight.dtype()]) {
+        return gpu::linear(x, weight, bias);
+    }
+    if !dispatch::has_fused_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
+        return reference(x, weight, bias);
+    }
     match bias {
         Some(bias) => apply3(x, weight, bias, LinearKernel),
         None => apply2(x, weight, LinearKernel),
