@@ -132,8 +132,9 @@ fn who_is_alone_in_an_allocation_is_told() {
 
 #[test]
 fn variables_of_the_process_are_no_configuration_keys() {
-    let all =
-        variables("DREAM_TRAIN_RUN__SEED=1 DREAM_TRAIN_LAUNCHER=none DREAM_TRAIN_LOG=debug PATH=x");
+    let all = variables(
+        "DREAM_TRAIN_RUN__SEED=1 DREAM_TRAIN_LAUNCHER=none DREAM_TRAIN_LOG=debug DREAM_TRAIN_ATTENTION=own PATH=x",
+    );
     assert_eq!(configuring(all), variables("DREAM_TRAIN_RUN__SEED=1"));
 }
 

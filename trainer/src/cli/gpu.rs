@@ -3,6 +3,8 @@
 use super::doctor::Finding;
 #[cfg(any(feature = "cube", test))]
 use super::doctor::{Level, ok};
+#[cfg(feature = "cuda")]
+use super::{Exit, Failure};
 #[cfg(any(feature = "cuda", test))]
 use crate::comm::nccl::{OLDEST as OLDEST_NCCL, SHARING_VERSION, dotted};
 
@@ -15,6 +17,27 @@ pub(super) fn findings() -> Vec<Finding> {
     #[cfg(feature = "cuda")]
     findings.extend(cuda());
     findings
+}
+
+/// Chooses the attention kernels that `DREAM_TRAIN_ATTENTION` names.
+///
+/// # Errors
+///
+/// It names none.
+#[cfg(feature = "cuda")]
+pub(super) fn prefer_attention(name: Option<String>) -> Result<(), Failure> {
+    use crate::kernels::AttentionPreference;
+
+    let Some(name) = name else { return Ok(()) };
+    let names = AttentionPreference::NAMES;
+    let Some((_, preference)) = names.iter().find(|(known, _)| *known == name) else {
+        let text = format!(
+            "error: `DREAM_TRAIN_ATTENTION={name}` names no attention kernels\n  help: `cudnn`, `own` or `composed`"
+        );
+        return Err(Failure { text, exit: Exit::Usage });
+    };
+    preference.set();
+    Ok(())
 }
 
 #[cfg(feature = "wgpu")]
@@ -52,7 +75,37 @@ fn cuda() -> Vec<Finding> {
     } else {
         ok("nvrtc", "not needed: kernels are compiled by LLVM")
     };
-    vec![driver, compiler, nccl(software.nccl), ranks(software.nccl)]
+    vec![driver, compiler, products(), attention(), nccl(software.nccl), ranks(software.nccl)]
+}
+
+/// Says what multiplies matrices.
+#[cfg(feature = "cuda")]
+fn products() -> Finding {
+    if crate::kernels::cuda::blas::is_present() {
+        return ok("cublaslt", "libcublasLt");
+    }
+    missing(
+        "cublaslt",
+        "no libcublasLt: `CubeCL`'s matrix products are used, which are slower",
+        "install the CUDA toolkit's cuBLAS, or put the folder of a libcublasLt.so on LD_LIBRARY_PATH",
+    )
+}
+
+/// Says which cuDNN attends, if any.
+#[cfg(feature = "cuda")]
+fn attention() -> Finding {
+    use crate::kernels::cuda::cudnn::{dotted, library};
+
+    match library() {
+        Ok(found) => {
+            let version = dotted(found.version());
+            ok(
+                "cudnn",
+                format!("libcudnn {version}, for attention in 16 bits on capability 9.0 and later"),
+            )
+        }
+        Err(reason) => ok("cudnn", format!("not used ({reason}): attention is by our own kernels")),
+    }
 }
 
 /// Says which NCCL there is.

@@ -120,6 +120,8 @@ fn run(
             return Ok(Exit::Ok as u8);
         }
     };
+    #[cfg(feature = "cuda")]
+    super::gpu::prefer_attention(env::variable(env::ATTENTION_VARIABLE))?;
     let run = &cli.run;
     let interrupt = Interrupt::default();
     if cli.supervised {

@@ -27,8 +27,8 @@ Values come from these layers, a later one over an earlier one; tables merge key
 5. `--set training_parameters.steps=5`, in the order given
 
 Values of variables and `--set` are TOML; a bare word is a string. Unknown keys are errors. `-` in the column of defaults means that
-the key is left out unless given. `DREAM_TRAIN_LOG` (what is logged) and `DREAM_TRAIN_LAUNCHER` ([launchers](launch/environment.md)) are
-no keys.
+the key is left out unless given. `DREAM_TRAIN_LOG` (what is logged), `DREAM_TRAIN_LAUNCHER` ([launchers](launch/environment.md)) and
+`DREAM_TRAIN_ATTENTION` ([CUDA](cuda.md)) are no keys.
 
 A key that was given and cannot have an effect is an error, too: `checkpoint.every_n_steps` while `checkpoint.enable` is false, options of
 a mesh axis that has one rank. Three things may stand all the same:

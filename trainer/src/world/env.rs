@@ -22,8 +22,11 @@ pub const LAUNCHER_VARIABLE: &str = "DREAM_TRAIN_LAUNCHER";
 /// Variable that chooses what is logged, in the syntax of `tracing-subscriber`:
 /// `warn,dream_trainer=debug`.
 pub const LOG_VARIABLE: &str = "DREAM_TRAIN_LOG";
+/// Variable that chooses the attention kernels of NVIDIA GPUs, for benchmarks and for finding faults:
+/// `cudnn` (the default: where it serves), `own` or `composed`.
+pub const ATTENTION_VARIABLE: &str = "DREAM_TRAIN_ATTENTION";
 /// Variables with [`PREFIX`] that speak of the process and not of the run: they are no keys.
-pub const PROCESS_VARIABLES: [&str; 2] = [LAUNCHER_VARIABLE, LOG_VARIABLE];
+pub const PROCESS_VARIABLES: [&str; 3] = [LAUNCHER_VARIABLE, LOG_VARIABLE, ATTENTION_VARIABLE];
 
 /// Describes a process that an outside launcher started as one rank of many.
 #[derive(Debug, Clone, PartialEq, Eq)]
