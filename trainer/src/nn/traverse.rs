@@ -6,6 +6,8 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 
+use crate::backend::Erased;
+
 /// What is known of a parameter without making its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParameterEntry {
@@ -221,7 +223,9 @@ impl<E, F: FnMut(&ParameterEntry, Tensor<1>) -> Result<Tensor<1>, E>> MapParam<E
         let entry = entry(path, &param);
         let (id, value, mapper) = param.consume();
         let (device, shape) = (value.device(), value.shape());
-        let value = (self.0)(&entry, flatten(value.inner()))?.reshape(shape);
+        let row = Erased::new(value.inner()).viewed(vec![shape.num_elements()]).into_tensor();
+        let value = (self.0)(&entry, row)?;
+        let value: Tensor<D> = Erased::new(value).viewed(shape.to_vec()).into_tensor();
         let value = if device.is_autodiff() { value.autodiff() } else { value };
         Ok(Param::from_mapped_value(
             id,

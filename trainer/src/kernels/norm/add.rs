@@ -23,6 +23,12 @@ pub fn add_rms_norm<const D: usize>(
     weight: Tensor<1>,
     epsilon: f64,
 ) -> [Tensor<D>; 2] {
+    #[cfg(feature = "cube")]
+    if x.dtype() == delta.dtype()
+        && dispatch::has_cube_kernel(&x.device(), &[x.dtype(), weight.dtype()])
+    {
+        return super::device::add_rms_norm(x, delta, weight, epsilon);
+    }
     if !dispatch::has_fused_kernel(&x.device(), &[x.dtype(), delta.dtype(), weight.dtype()]) {
         let sum = x + delta;
         return [sum.clone(), rms_norm::reference(sum, weight, epsilon)];

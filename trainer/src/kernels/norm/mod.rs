@@ -1,6 +1,10 @@
 //! Normalization over the last dimension: root-mean-square norm and layer norm, alone and of a sum.
 
 mod add;
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "cube")]
+mod device;
 mod layer_norm;
 mod rms_norm;
 

@@ -26,6 +26,10 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
         assert_eq!(x.dims()[D - 1], weight.dims()[0], "the weight must have the row's length");
         return apply2(x, weight, RmsNormKernel { epsilon: epsilon as f32 });
     }
+    #[cfg(feature = "cube")]
+    if dispatch::has_cube_kernel(&x.device(), &[x.dtype(), weight.dtype()]) {
+        return super::device::rms_norm(x, weight, epsilon);
+    }
     reference(x, weight, epsilon)
 }
 

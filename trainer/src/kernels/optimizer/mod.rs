@@ -3,6 +3,8 @@
 //! All tensors are plain ones, outside autodiff. Inputs are consumed and returned, so that unshared buffers are updated in
 //! place.
 
+#[cfg(feature = "cube")]
+mod cube;
 mod hyper;
 mod orthogonalize;
 mod reduce;

@@ -4,6 +4,10 @@ use burn::tensor::{DType, Device, Tensor};
 use rayon::prelude::*;
 
 use super::is_empty;
+#[cfg(feature = "cube")]
+use crate::backend::Erased;
+#[cfg(feature = "cube")]
+use crate::kernels::cube::{closed, opened};
 use crate::kernels::simd::{self, vectorized};
 use crate::kernels::{dispatch, flex};
 
@@ -49,6 +53,11 @@ pub fn sums_of_squares(grads: &[&Tensor<1>]) -> Vec<f64> {
 }
 
 fn square(grad: &Tensor<1>) -> Tensor<1> {
+    #[cfg(feature = "cube")]
+    if dispatch::has_cube_kernel(&grad.device(), &[grad.dtype()]) {
+        let grad = opened(Erased::new(grad.clone()));
+        return closed(super::cube::reduce::sum_of_squares(grad)).into_tensor();
+    }
     let wide = if grad.dtype().size() < DType::F32.size() { DType::F32 } else { grad.dtype() };
     let grad = grad.clone().cast(wide);
     (grad.clone() * grad).sum()
@@ -77,6 +86,11 @@ pub fn accumulate(into: Tensor<1>, grad: Tensor<1>) -> Tensor<1> {
                 });
             });
         return flex::into_tensor(into);
+    }
+    #[cfg(feature = "cube")]
+    if dispatch::has_cube_kernel(&into.device(), &[into.dtype(), grad.dtype()]) {
+        let [into, grad] = [into, grad].map(|tensor| opened(Erased::new(tensor)));
+        return closed(super::cube::reduce::accumulate(into, grad, 1.0)).into_tensor();
     }
     into + grad
 }

@@ -5,6 +5,10 @@ use rayon::prelude::*;
 
 use super::hyper::{AdamHyper, SgdHyper};
 use super::{is_empty, reference};
+#[cfg(feature = "cube")]
+use crate::backend::Erased;
+#[cfg(feature = "cube")]
+use crate::kernels::cube::{closed, opened};
 use crate::kernels::simd::vectorized;
 use crate::kernels::{dispatch, flex};
 
@@ -31,6 +35,17 @@ pub fn adamw_step(
         return (param, exp_avg, exp_avg_sq);
     }
     let dtypes = [param.dtype(), grad.dtype(), exp_avg.dtype(), exp_avg_sq.dtype()];
+    #[cfg(feature = "cube")]
+    if exp_avg.dtype() == exp_avg_sq.dtype() && dispatch::has_cube_kernel(&param.device(), &dtypes)
+    {
+        let [param, grad, exp_avg, exp_avg_sq] =
+            [param, grad, exp_avg, exp_avg_sq].map(|tensor| opened(Erased::new(tensor)));
+        let factors = AdamFactors::new(hyper);
+        let (param, mean, square) =
+            super::cube::adamw_step(param, grad, exp_avg, exp_avg_sq, factors);
+        let wrap = |tensor| closed(tensor).into_tensor();
+        return (wrap(param), wrap(mean), wrap(square));
+    }
     if !dispatch::has_kernel(&param.device(), &dtypes) {
         return reference::adamw(param, grad, exp_avg, exp_avg_sq, hyper);
     }
@@ -93,21 +108,21 @@ pub fn sgd_step(
 
 /// The constants of one Adam step, rounded once.
 #[derive(Debug, Clone, Copy)]
-struct AdamFactors {
-    beta1: f32,
-    beta2: f32,
-    gain1: f32,
-    gain2: f32,
-    shrink: f32,
-    decay: f32,
-    root_correction: f32,
-    eps: f32,
-    rate: f32,
-    grad_scale: f32,
+pub(super) struct AdamFactors {
+    pub(super) beta1: f32,
+    pub(super) beta2: f32,
+    pub(super) gain1: f32,
+    pub(super) gain2: f32,
+    pub(super) shrink: f32,
+    pub(super) decay: f32,
+    pub(super) root_correction: f32,
+    pub(super) eps: f32,
+    pub(super) rate: f32,
+    pub(super) grad_scale: f32,
 }
 
 impl AdamFactors {
-    fn new(hyper: &AdamHyper) -> Self {
+    pub(super) fn new(hyper: &AdamHyper) -> Self {
         let [correction1, correction2] = hyper.bias_corrections();
         let (shrink, decay) = if hyper.decoupled {
             (1.0 - hyper.lr * hyper.weight_decay, 0.0)

@@ -1,15 +1,20 @@
 //! Token embedding: rows of a table by identifier.
 
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "cube")]
+mod device;
+
 use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::fused::{Kernel, apply1};
-use super::half_precision::widened;
-use super::simd::vectorized;
-use super::{dispatch, flex};
+use crate::kernels::fused::{Kernel, apply1};
+use crate::kernels::half_precision::widened;
+use crate::kernels::simd::vectorized;
+use crate::kernels::{dispatch, flex};
 
 /// Looks up the row of each token.
 ///
@@ -33,6 +38,10 @@ pub fn embedding(weight: Tensor<2>, ids: Tensor<2, Int>) -> Tensor<3> {
             weight,
             EmbeddingKernel { ids, shape: [batch, sequence, hidden], vocabulary },
         );
+    }
+    #[cfg(feature = "cube")]
+    if dispatch::has_cube_kernel(&weight.device(), &[weight.dtype()]) {
+        return device::embedding(weight, ids);
     }
     reference(weight, ids)
 }

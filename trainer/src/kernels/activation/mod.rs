@@ -1,15 +1,20 @@
 //! Activations of the feed-forward layers: gated `SiLU` and exact GELU.
 
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "cube")]
+mod device;
+
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use burn::tensor::{Tensor, activation};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::fused::{Kernel, apply1, apply2};
-use super::half_precision::widened;
-use super::simd::{self, vectorized};
-use super::{dispatch, flex};
+use crate::kernels::fused::{Kernel, apply1, apply2};
+use crate::kernels::half_precision::widened;
+use crate::kernels::simd::{self, vectorized};
+use crate::kernels::{dispatch, flex};
 
 /// Elements of one task of an elementwise pass: large enough to pay for a task, small enough for the second-level cache.
 const TASK: usize = 16 * 1024;
@@ -28,6 +33,10 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
         assert_eq!(gate.dims(), up.dims(), "gate and up must have one shape");
         return apply2(gate, up, SwigluKernel);
     }
+    #[cfg(feature = "cube")]
+    if gate.dtype() == up.dtype() && dispatch::has_cube_kernel(&gate.device(), &[gate.dtype()]) {
+        return device::swiglu(gate, up);
+    }
     swiglu_reference(gate, up)
 }
 
@@ -39,6 +48,10 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     if dispatch::has_fused_kernel(&x.device(), &[x.dtype()]) {
         return apply1(x, GeluKernel);
+    }
+    #[cfg(feature = "cube")]
+    if dispatch::has_cube_kernel(&x.device(), &[x.dtype()]) {
+        return device::gelu(x);
     }
     gelu_reference(x)
 }

@@ -1,15 +1,20 @@
 //! Rotary position embedding in the rotate-half convention of the Hugging Face models.
 
+#[cfg(feature = "cube")]
+mod cube;
+#[cfg(feature = "cube")]
+mod device;
+
 use std::sync::Arc;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::fused::{Kernel, apply1};
-use super::half_precision::widened;
-use super::simd::vectorized;
-use super::{dispatch, flex};
+use crate::kernels::fused::{Kernel, apply1};
+use crate::kernels::half_precision::widened;
+use crate::kernels::simd::vectorized;
+use crate::kernels::{dispatch, flex};
 
 /// Holds the cosines and sines of every position and frequency.
 #[derive(Debug, Clone)]
@@ -82,6 +87,10 @@ pub fn rope(x: Tensor<4>, table: &RopeTable, positions: &RopePositions) -> Tenso
     if dispatch::has_fused_kernel(&x.device(), &dtypes) {
         let kernel = RopeKernel::new(x.dims(), table, positions);
         return apply1(x, kernel);
+    }
+    #[cfg(feature = "cube")]
+    if dispatch::has_cube_kernel(&x.device(), &dtypes) {
+        return device::rope(x, table, positions);
     }
     reference(x, table, positions)
 }
