@@ -63,10 +63,15 @@ impl FullyShard {
             tracing::info!("pipeline stages keep gathered parameters until the update");
             keep = Keep::Update;
         }
+        let group = comm.group(AxisSet::FSDP);
+        if group.size() == 1 && !config.cpu_offload {
+            // All that could be freed is the copy in another element type, which backward would only make again.
+            keep = keep.max(Keep::Backward);
+        }
         Ok(Self {
             config: config.clone(),
             scope: scope.clone(),
-            group: comm.group(AxisSet::FSDP),
+            group,
             keep,
             schedule: Arc::new(Schedule::new(config.prefetch_units)),
             units: Arc::default(),

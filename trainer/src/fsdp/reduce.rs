@@ -54,10 +54,16 @@ impl Target {
 /// A reduction under way.
 pub(crate) struct PendingReduction {
     name: Arc<str>,
-    work: TensorWork,
-    layout: FlatLayout,
-    rank: usize,
+    gradients: Reduced,
     targets: Vec<Target>,
+}
+
+/// Where reduced gradients come from.
+enum Reduced {
+    /// This rank's part of the flat buffer.
+    Part { work: Box<TensorWork>, layout: FlatLayout, rank: usize },
+    /// A rank alone has them already.
+    Own(Vec<Erased>),
 }
 
 impl PendingReduction {
@@ -65,7 +71,7 @@ impl PendingReduction {
     ///
     /// # Communication
     ///
-    /// One reduce-scatter of the gradients of a unit, summed in their element type.
+    /// One reduce-scatter of the gradients of a unit, summed in their element type; none on a rank alone.
     pub(crate) fn issue(
         name: &Arc<str>,
         group: &ProcessGroup,
@@ -73,17 +79,26 @@ impl PendingReduction {
         gradients: &[Erased],
         targets: Vec<Target>,
     ) -> Result<Self, CommError> {
-        let _issue = tracing::trace_span!("issue reduce_scatter", unit = &**name).entered();
+        let name = Arc::clone(name);
+        if group.size() == 1 {
+            return Ok(Self { name, gradients: Reduced::Own(gradients.to_vec()), targets });
+        }
+        let _issue = tracing::trace_span!("issue reduce_scatter", unit = &*name).entered();
         let collective = Collective::ReduceScatter { dim: 0, op: ReduceOp::Sum };
         let work = group.issue_with(collective, layout.pack_whole(gradients))?;
-        Ok(Self { name: Arc::clone(name), work, layout, rank: group.rank(), targets })
+        let gradients = Reduced::Part { work: Box::new(work), layout, rank: group.rank() };
+        Ok(Self { name, gradients, targets })
     }
 
     /// Waits and hands out the gradients of the shards.
     pub(crate) fn finish(self, sink: &mut Sink<'_>) -> Result<(), CommError> {
         let span = tracing::trace_span!("reduce_scatter", unit = &*self.name);
-        let part = span.in_scope(|| self.work.wait())?;
-        let shards = self.layout.unpack_part(part, self.rank);
+        let shards = match self.gradients {
+            Reduced::Part { work, layout, rank } => {
+                layout.unpack_part(span.in_scope(|| work.wait())?, rank)
+            }
+            Reduced::Own(gradients) => gradients,
+        };
         for (target, gradient) in self.targets.into_iter().zip(shards) {
             sink(&target.place, gradient.cast(target.dtype).moved_to(&target.device));
         }

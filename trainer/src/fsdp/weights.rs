@@ -120,11 +120,11 @@ impl Weights {
     ///
     /// # Communication
     ///
-    /// One all-gather of all parameters of the unit, in the element type of computation.
+    /// One all-gather of all parameters of the unit, in the element type of computation; none on a rank alone.
     pub(crate) fn issue(&self, shards: &[Erased]) -> Result<(), CommError> {
         let mut state = self.lock();
         if matches!(state.weights, Gathered::No) {
-            state.weights = Gathered::Issued(self.gather(shards)?);
+            state.weights = self.gather(shards)?;
         }
         Ok(())
     }
@@ -132,33 +132,40 @@ impl Weights {
     /// Returns the whole parameters and keeps them until the lease is dropped.
     pub(crate) fn acquire(self: &Arc<Self>, shards: &[Erased]) -> Result<Lease, CommError> {
         let mut state = self.lock();
-        let work = match std::mem::take(&mut state.weights) {
-            Gathered::Yes(tensors) => Ok(tensors),
-            Gathered::Issued(work) => Err(work),
-            Gathered::No => Err(self.gather(shards)?),
+        let weights = match std::mem::take(&mut state.weights) {
+            Gathered::No => self.gather(shards)?,
+            weights => weights,
         };
-        let tensors = match work {
-            Ok(tensors) => tensors,
-            Err(work) => {
+        let tensors = match weights {
+            Gathered::Yes(tensors) => tensors,
+            Gathered::Issued(work) => {
                 let span = tracing::trace_span!("all_gather", unit = &*self.name);
                 let gathered = span.in_scope(|| work.wait())?;
                 let tensors = self.layout.unpack_whole(gathered);
                 self.live.watch(&tensors);
                 tensors
             }
+            Gathered::No => unreachable!("a gather was issued or is over"),
         };
         state.weights = Gathered::Yes(tensors.clone());
         state.leases += 1;
         Ok(Lease { weights: Arc::clone(self), tensors })
     }
 
-    fn gather(&self, shards: &[Erased]) -> Result<Box<TensorWork>, CommError> {
+    /// Issues the gather; a rank that holds everything has nothing to wait for.
+    fn gather(&self, shards: &[Erased]) -> Result<Gathered, CommError> {
         let _issue = tracing::trace_span!("issue all_gather", unit = &*self.name).entered();
         let dtype = self.dtype.unwrap_or_else(|| shards[0].dtype());
-        let cast: Vec<_> = shards.iter().map(|shard| shard.clone().cast(dtype)).collect();
+        let cast = shards.iter().map(|shard| shard.clone().cast(dtype));
+        if self.group.size() == 1 {
+            let own: Vec<_> = cast.map(|tensor| tensor.moved_to(&self.device)).collect();
+            self.live.watch(&own);
+            return Ok(Gathered::Yes(own));
+        }
+        let cast: Vec<_> = cast.collect();
         let part = self.layout.pack_part(&cast).moved_to(&self.device);
         let work = self.group.issue_with(Collective::AllGather { dim: 0 }, part)?;
-        Ok(Box::new(work))
+        Ok(Gathered::Issued(Box::new(work)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
