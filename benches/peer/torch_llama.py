@@ -94,8 +94,17 @@ class Llama(nn.Module):
         return self.output(self.norm(x))
 
 
+ON_GPU = options.device != "cpu"
+DTYPE = torch.bfloat16 if options.bf16 else torch.float32
+
+
 def tensor(*shape):
-    return torch.randn(shape, requires_grad=True)
+    return torch.randn(shape, device=options.device).to(DTYPE).requires_grad_()
+
+
+def wait():
+    if ON_GPU:
+        torch.cuda.synchronize()
 
 
 def head(x, weight, labels):
@@ -107,9 +116,9 @@ def kernels():
     b, s, t = options.batch, options.sequence, options.batch * options.sequence
     hidden, wide, norm = lambda: tensor(t, DIM), lambda: tensor(t, FFN), tensor(DIM)
     heads, kv = lambda: tensor(b, s, HEADS, DIM // HEADS), lambda: tensor(b, s, KV_HEADS, DIM // HEADS)
-    ids = torch.randint(0, VOCAB, (t,))
+    ids = torch.randint(0, VOCAB, (t,), device=options.device)
     angles = torch.outer(torch.arange(s), 500000.0 ** (-torch.arange(0, DIM // HEADS, 2) / (DIM // HEADS)))
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    cos, sin = (x[:, None].to(options.device, DTYPE) for x in (angles.cos(), angles.sin()))
     rms = lambda x, w: F.rms_norm(x, (DIM,), w, 1e-5)
     attend = lambda q, k, v: F.scaled_dot_product_attention(
         *(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, enable_gqa=HEADS != KV_HEADS).transpose(1, 2)
@@ -132,8 +141,10 @@ def seconds(function):
     """The median of some runs."""
     found = []
     for _ in range(3 + 10):
+        wait()
         begin = time.perf_counter()
         function()
+        wait()
         found.append(time.perf_counter() - begin)
     return statistics.median(found[3:])
 
@@ -148,7 +159,7 @@ def measure(function, inputs):
 
 def optimizer():
     """Norm and update of all parameters."""
-    parameters = list(Llama().parameters())
+    parameters = list(Llama().to(options.device).parameters())
     for parameter in parameters:
         parameter.grad = torch.randn_like(parameter)
     adamw = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.1, fused=True)
@@ -157,7 +168,12 @@ def optimizer():
 
 
 if options.kernels:
-    rows = [(name, *measure(function, inputs)) for name, function, inputs in kernels()]
+    if options.compile:
+        compiled = lambda f: torch.compile(f, dynamic=False)
+        timed = ((name, compiled(function), inputs) for name, function, inputs in kernels())
+    else:
+        timed = kernels()
+    rows = [(name, *measure(function, inputs)) for name, function, inputs in timed]
     rows += [(name, forward, 0.0) for name, forward in optimizer()]
     print(json.dumps({"kernels": [
         {"name": name, "forward_seconds": forward, "backward_seconds": backward} for name, forward, backward in rows
@@ -182,12 +198,11 @@ for step in range(options.warmup + options.steps):
     if step >= options.warmup:
         seconds.append(time.perf_counter() - begin)
 median = statistics.median(seconds)
-on_gpu = options.device != "cpu"
 print(json.dumps({
     "step_seconds": median,
     "tokens_per_second": options.batch * options.sequence / median,
     "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    **({"peak_gpu_bytes": torch.cuda.max_memory_reserved()} if on_gpu else {}),
+    **({"peak_gpu_bytes": torch.cuda.max_memory_reserved()} if ON_GPU else {}),
     "torch": torch.__version__,
     "threads": torch.get_num_threads(),
 }))

@@ -31,7 +31,7 @@ impl Ending {
 /// A step, and what came of it.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
-    pub(super) name: &'static str,
+    pub(super) name: String,
     pub(super) ending: Ending,
     pub(super) seconds: f64,
     /// What was run, as a shell reads it.
@@ -75,7 +75,7 @@ impl Report {
         let mut text = format!("# GPU report\n\nMachine: {}\n\n", self.machine);
         text.push_str("| step | result | seconds | found |\n| --- | --- | --- | --- |\n");
         for entry in &self.entries {
-            let (name, ending) = (entry.name, entry.ending.word());
+            let (name, ending) = (&entry.name, entry.ending.word());
             let note = entry.note.lines().next().unwrap_or_default();
             // Writing to a string cannot fail.
             let _ = writeln!(text, "| {name} | {ending} | {:.1} | {note} |", entry.seconds);
@@ -121,8 +121,8 @@ fn shown(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    fn entry(name: &'static str, ending: Ending, seconds: f64, note: &str) -> Entry {
-        let (command, note) = (String::new(), note.to_owned());
+    fn entry(name: &str, ending: Ending, seconds: f64, note: &str) -> Entry {
+        let (name, command, note) = (name.to_owned(), String::new(), note.to_owned());
         Entry { name, ending, seconds, command, note, figures: Map::new() }
     }
 
