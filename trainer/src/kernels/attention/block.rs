@@ -37,7 +37,7 @@ pub fn attention_block(
     let geometry = Geometry::new(shape, k.dims(), options.scale(shape[3]));
     #[cfg(feature = "cuda")]
     if let Some(candidate) = candidate::choose(&q.device(), dtypes, &geometry, options) {
-        return candidate.forward([q, k, v], options);
+        return candidate.forward([q, k, v]);
     }
     if !dispatch::has_kernel(&q.device(), &dtypes) {
         return composed::forward(&q, &k, &v, options);
@@ -77,7 +77,7 @@ pub fn attention_block_backward(
     let geometry = Geometry::new(of_q, of_k, options.scale(of_q[3]));
     #[cfg(feature = "cuda")]
     if let Some(candidate) = candidate::choose(&grad.device(), dtypes, &geometry, options) {
-        return candidate.backward(inputs, output, log_totals, grad, options);
+        return candidate.backward(inputs, output, log_totals, grad);
     }
     if !dispatch::has_kernel(&grad.device(), &dtypes) {
         return composed::backward(inputs, &output, &log_totals, &grad, options);

@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Tensor};
+use burn_cubecl::tensor::CubeTensor;
 
 use super::cudnn::{CudnnAttention, Problem};
-use super::gpu;
+use super::gpu::{self, GpuAttention};
 use super::operation::Geometry;
 use super::options::AttentionOptions;
 use crate::backend::Erased;
 use crate::kernels::cube::{closed, contiguous, opened};
 use crate::kernels::dispatch;
+use crate::kernels::fused::{Kernel, apply};
 
 /// Which kernels of a GPU attend, for benchmarks and for finding faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +50,11 @@ impl Preference {
     }
 }
 
-/// Kernels that serve an attention.
+/// Kernels that serve an attention, and its place in the tape.
 #[derive(Debug, Clone)]
 pub(super) enum Candidate {
     Cudnn(CudnnAttention),
-    Own,
+    Own(Box<GpuAttention>),
 }
 
 /// Chooses the kernels for an attention on a device.
@@ -73,55 +75,87 @@ pub(super) fn choose(
     {
         return Some(Candidate::Cudnn(attention));
     }
-    gpu::serves(geometry.head_dim, dtypes).then_some(Candidate::Own)
+    let own = || Candidate::Own(Box::new(GpuAttention::new(*geometry, options.clone())));
+    gpu::serves(geometry.head_dim, dtypes).then(own)
+}
+
+fn open(tensor: Erased) -> CubeTensor {
+    contiguous(opened(tensor))
 }
 
 impl Candidate {
     /// Attends, and records it.
-    pub(super) fn attention(
-        self,
-        [q, k, v]: [Tensor<4>; 3],
-        options: &AttentionOptions,
-    ) -> Tensor<4> {
-        match self {
-            Self::Cudnn(attention) => attention.attention([q, k, v]),
-            Self::Own => gpu::attention(q, k, v, options),
-        }
+    pub(super) fn attention(self, inputs: [Tensor<4>; 3]) -> Tensor<4> {
+        apply(inputs.map(Erased::new), self)
     }
 
     /// Returns the output and the log-sum-exp of each query's scores, `[batch, heads, queries]`.
-    pub(super) fn forward(
-        self,
-        inputs: [Tensor<4>; 3],
-        options: &AttentionOptions,
-    ) -> (Tensor<4>, Tensor<3>) {
-        let attention = match self {
-            Self::Cudnn(attention) => attention,
-            Self::Own => return gpu::forward(inputs, options),
-        };
-        let inputs = inputs.map(|x| contiguous(opened(Erased::new(x))));
-        let (output, log_totals) = attention.run_forward(&inputs);
-        (closed(output).into_tensor(), closed(log_totals).into_tensor())
+    pub(super) fn forward(&self, inputs: [Tensor<4>; 3]) -> (Tensor<4>, Tensor<3>) {
+        let (output, log_totals) = self.run_forward(inputs.map(Erased::new));
+        (output.into_tensor(), log_totals.into_tensor())
     }
 
     /// Returns the gradients of queries, keys and values, given what forward returned.
     pub(super) fn backward(
-        self,
+        &self,
         inputs: [Tensor<4>; 3],
         output: Tensor<4>,
         log_totals: Tensor<3>,
         grad: Tensor<4>,
-        options: &AttentionOptions,
     ) -> [Tensor<4>; 3] {
-        let attention = match self {
-            Self::Cudnn(attention) => attention,
-            Self::Own => return gpu::backward(inputs, output, log_totals, grad, options),
+        let [output, grad] = [output, grad].map(Erased::new);
+        let log_totals = Erased::new(log_totals);
+        self.run_backward(inputs.map(Erased::new), output, log_totals, grad)
+            .map(Erased::into_tensor)
+    }
+
+    fn run_forward(&self, inputs: [Erased; 3]) -> (Erased, Erased) {
+        let inputs = inputs.map(open);
+        let (output, log_totals) = match self {
+            Self::Cudnn(attention) => attention.forward(&inputs),
+            Self::Own(attention) => attention.forward(&inputs),
         };
-        let inputs = inputs.map(|x| contiguous(opened(Erased::new(x))));
-        let [output, grad] = [output, grad].map(|x| contiguous(opened(Erased::new(x))));
-        let log_totals = contiguous(opened(Erased::new(log_totals)));
-        attention
-            .run_backward(&inputs, &output, &log_totals, &grad)
-            .map(|gradient| closed(gradient).into_tensor())
+        (closed(output), closed(log_totals))
+    }
+
+    fn run_backward(
+        &self,
+        inputs: [Erased; 3],
+        output: Erased,
+        log_totals: Erased,
+        grad: Erased,
+    ) -> [Erased; 3] {
+        let inputs = inputs.map(open);
+        let [output, log_totals, grad] = [output, log_totals, grad].map(open);
+        let gradients = match self {
+            Self::Cudnn(attention) => attention.backward(&inputs, &output, &log_totals, &grad),
+            Self::Own(attention) => attention.backward(&inputs, &output, &log_totals, &grad),
+        };
+        gradients.map(closed)
+    }
+}
+
+impl Kernel<3, Erased> for Candidate {
+    /// The output, and the log-sum-exps.
+    type Saved = (Erased, Erased);
+
+    fn reads(&self, _needs: [bool; 3]) -> [bool; 3] {
+        [true; 3]
+    }
+
+    fn forward(&self, inputs: [Erased; 3], _needs: [bool; 3]) -> (Erased, Self::Saved) {
+        let (output, log_totals) = self.run_forward(inputs);
+        (output.clone(), (output, log_totals))
+    }
+
+    fn backward(
+        &self,
+        inputs: [Option<Erased>; 3],
+        (output, log_totals): Self::Saved,
+        grad: Erased,
+        _needs: [bool; 3],
+    ) -> [Option<Erased>; 3] {
+        let inputs = inputs.map(|x| x.expect("all inputs were kept"));
+        self.run_backward(inputs, output, log_totals, grad).map(Some)
     }
 }

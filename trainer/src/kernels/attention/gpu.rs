@@ -1,22 +1,19 @@
 //! Attention on an NVIDIA GPU, in 16 bits: kernels for tensor cores that never hold the scores of a whole row.
 //!
-//! The kernels are in `cuda/`, with their algorithm, layouts and launches; here they are specialized, launched and
-//! recorded. Backward repeats two of its seven products in exchange for sums in one order, so its results are the same
+//! The kernels are in `cuda/`, with their algorithm, layouts and launches; here they are specialized and
+//! launched. Backward repeats two of its seven products in exchange for sums in one order, so its results are the same
 //! bits each time.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Int, Tensor};
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::operation::Geometry;
 use super::options::AttentionOptions;
-use crate::backend::Erased;
 use crate::backend::driver::Span;
-use crate::kernels::cube::opened_integers;
-use crate::kernels::cube::{closed, empty, opened};
+use crate::kernels::cube::{empty, opened_integers};
 use crate::kernels::cuda::launch;
 use crate::kernels::cuda::module::{Argument, Launch, Program};
-use crate::kernels::fused::{Kernel, apply};
 
 const FORWARD: &str = concat!(include_str!("cuda/common.cuh"), include_str!("cuda/forward.cu"));
 const DELTA: &str =
@@ -38,49 +35,6 @@ pub(super) fn serves(head_dim: usize, dtypes: [DType; 3]) -> bool {
     let is_one = dtypes.iter().all(|dtype| *dtype == dtypes[0]);
     let is_half = matches!(dtypes[0], DType::BF16 | DType::F16);
     is_one && is_half && head_dim.is_multiple_of(16) && (16..=128).contains(&head_dim)
-}
-
-/// Attends by the kernels.
-pub(super) fn attention(
-    q: Tensor<4>,
-    k: Tensor<4>,
-    v: Tensor<4>,
-    options: &AttentionOptions,
-) -> Tensor<4> {
-    let geometry = Geometry::new(q.dims(), k.dims(), options.scale(q.dims()[3]));
-    apply([q, k, v].map(Erased::new), GpuAttention { geometry, options: options.clone() })
-}
-
-/// Returns the output and the log-sum-exp of each query's scores, `[batch, heads, queries]`.
-pub(super) fn forward(
-    [q, k, v]: [Tensor<4>; 3],
-    options: &AttentionOptions,
-) -> (Tensor<4>, Tensor<3>) {
-    let geometry = Geometry::new(q.dims(), k.dims(), options.scale(q.dims()[3]));
-    let kernel = GpuAttention { geometry, options: options.clone() };
-    let inputs = [q, k, v].map(|x| into_contiguous(opened(Erased::new(x))));
-    let (output, log_totals) = kernel.run_forward(&inputs);
-    (closed(output).into_tensor(), closed(log_totals).into_tensor())
-}
-
-/// Returns the gradients of queries, keys and values, given what forward returned.
-pub(super) fn backward(
-    inputs: [Tensor<4>; 3],
-    output: Tensor<4>,
-    log_totals: Tensor<3>,
-    grad: Tensor<4>,
-    options: &AttentionOptions,
-) -> [Tensor<4>; 3] {
-    let [q, k, _] = inputs.each_ref().map(Tensor::dims);
-    let geometry = Geometry::new(q, k, options.scale(q[3]));
-    let kernel = GpuAttention { geometry, options: options.clone() };
-    let open = |x: Erased| into_contiguous(opened(x));
-    let inputs = inputs.map(|x| open(Erased::new(x)));
-    let [output, grad] = [output, grad].map(|x| open(Erased::new(x)));
-    let log_totals = open(Erased::new(log_totals));
-    kernel
-        .run_backward(&inputs, &output, &log_totals, &grad)
-        .map(|gradient| closed(gradient).into_tensor())
 }
 
 /// How a kernel cuts its work; see `cuda/common.cuh`.
@@ -117,42 +71,18 @@ fn addresses(spans: &[Span]) -> impl Iterator<Item = Argument> {
     spans.iter().map(|span| Argument::Address(span.address))
 }
 
+/// An attention by these kernels. Tensors are contiguous.
 #[derive(Debug, Clone)]
-struct GpuAttention {
+pub(super) struct GpuAttention {
     geometry: Geometry,
     options: AttentionOptions,
 }
 
-impl Kernel<3, Erased> for GpuAttention {
-    /// The output, and the log-sum-exps.
-    type Saved = (Erased, Erased);
-
-    fn reads(&self, _needs: [bool; 3]) -> [bool; 3] {
-        [true; 3]
-    }
-
-    fn forward(&self, inputs: [Erased; 3], _needs: [bool; 3]) -> (Erased, Self::Saved) {
-        let inputs = inputs.map(|x| into_contiguous(opened(x)));
-        let (output, log_totals) = self.run_forward(&inputs);
-        let output = closed(output);
-        (output.clone(), (output, closed(log_totals)))
-    }
-
-    fn backward(
-        &self,
-        inputs: [Option<Erased>; 3],
-        (output, log_totals): Self::Saved,
-        grad: Erased,
-        _needs: [bool; 3],
-    ) -> [Option<Erased>; 3] {
-        let open = |x: Erased| into_contiguous(opened(x));
-        let inputs = inputs.map(|x| open(x.expect("all inputs were kept")));
-        let gradients = self.run_backward(&inputs, &open(output), &open(log_totals), &open(grad));
-        gradients.map(|gradient| Some(closed(gradient)))
-    }
-}
-
 impl GpuAttention {
+    pub(super) fn new(geometry: Geometry, options: AttentionOptions) -> Self {
+        Self { geometry, options }
+    }
+
     fn program(&self, source: &'static str, tiles: Tiles, dtype: DType, splits: usize) -> Program {
         let flag = usize::from;
         let defines = vec![
@@ -173,9 +103,8 @@ impl GpuAttention {
 
     /// Returns the documents of queries and keys as 32-bit numbers, or what stands in their place where none are read.
     fn documents(&self, other: &CubeTensor) -> [CubeTensor; 2] {
-        let ids = |ids: &Tensor<2, burn::tensor::Int>| {
-            into_contiguous(opened_integers(ids.clone().cast(DType::I32)))
-        };
+        let ids =
+            |ids: &Tensor<2, Int>| into_contiguous(opened_integers(ids.clone().cast(DType::I32)));
         match &self.options.documents {
             Some(of_queries) => {
                 let of_keys = self.options.key_documents.as_ref().unwrap_or(of_queries);
@@ -195,7 +124,8 @@ impl GpuAttention {
         [Argument::I32(shift as i32), Argument::I32(window), Argument::F32(self.geometry.scale)]
     }
 
-    fn run_forward(&self, [q, k, v]: &[CubeTensor; 3]) -> (CubeTensor, CubeTensor) {
+    /// Returns the output and the log-sum-exp of each query's scores, `[batch, heads, queries]`.
+    pub(super) fn forward(&self, [q, k, v]: &[CubeTensor; 3]) -> (CubeTensor, CubeTensor) {
         let Geometry { batch, queries, keys, heads, kv_heads, head_dim, .. } = self.geometry;
         let output = empty(q, [batch, queries, heads, head_dim], q.dtype);
         let log_totals = empty(q, [batch, heads, queries], DType::F32);
@@ -219,7 +149,8 @@ impl GpuAttention {
         (output, log_totals)
     }
 
-    fn run_backward(
+    /// Returns the gradients of queries, keys and values.
+    pub(super) fn backward(
         &self,
         [q, k, v]: &[CubeTensor; 3],
         output: &CubeTensor,
@@ -319,7 +250,7 @@ impl GpuAttention {
     ) -> CubeTensor {
         let Geometry { batch, queries, heads, head_dim, .. } = self.geometry;
         let padded = queries.next_multiple_of(PADDING);
-        let statistics = empty(output, [batch, heads, padded, 2], DType::F32);
+        let statistics = empty(output, [2, batch, heads, padded], DType::F32);
         let tiles = Tiles::new(8, 1, 16, 1, 16);
         // Lanes that share a query; see the kernel.
         let lanes = (head_dim / 8).next_power_of_two().max(2);

@@ -44,7 +44,7 @@ pub fn attention(
     }
     #[cfg(feature = "cuda")]
     if let Some(candidate) = candidate::choose(&q.device(), dtypes, &geometry, options) {
-        return candidate.attention([q, k, v], options);
+        return candidate.attention([q, k, v]);
     }
     composed::attention(q, k, v, options)
 }

@@ -1,6 +1,6 @@
 //! Results on a GPU against the composed operations in `f32`; skipped where there is no GPU that cuDNN serves.
 
-use burn::tensor::{Device, Distribution};
+use burn::tensor::{Device, Distribution, Tensor};
 use burn_cubecl::cubecl::cuda::CudaDevice;
 
 use super::*;

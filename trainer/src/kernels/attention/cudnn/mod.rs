@@ -3,7 +3,7 @@
 //! It serves the masks of training: full attention, and causal attention whose last query sees the last key or whose
 //! first query sees the first. Windows and documents are left to our own kernels.
 //!
-//! `graph` writes the passes as cuDNN knows them; here they are planned, run and recorded.
+//! `graph` writes the passes as cuDNN knows them; here they are planned and run. Tensors are contiguous.
 
 #[cfg(test)]
 mod gpu_tests;
@@ -13,18 +13,15 @@ mod tests;
 
 use std::sync::Arc;
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::DType;
 use burn_cubecl::CubeDevice;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::operation::Geometry;
 use super::options::AttentionOptions;
-use crate::backend::Erased;
-use crate::kernels::cube::{closed, empty, opened};
+use crate::kernels::cube::empty;
 use crate::kernels::cuda::cudnn::{Cache, Element, Graph, Plan, queue};
 use crate::kernels::cuda::module::current_capability;
-use crate::kernels::fused::{Kernel, apply};
 
 /// Fewest queries: fewer come from generation, where each call has other sizes and would need a plan of its own.
 const LEAST_QUERIES: usize = 64;
@@ -122,8 +119,8 @@ fn describe((direction, problem): (Direction, Problem), graph: &mut Graph) -> Re
 pub(super) struct CudnnAttention {
     problem: Problem,
     scale: f32,
-    forward: Arc<Plan>,
-    backward: Arc<Plan>,
+    /// Forward and backward.
+    plans: [Arc<Plan>; 2],
 }
 
 impl CudnnAttention {
@@ -131,16 +128,11 @@ impl CudnnAttention {
     pub(super) fn new(device: &CubeDevice, problem: Problem, scale: f32) -> Option<Self> {
         let forward = PLANS.plan(device, (Direction::Forward, problem), describe)?;
         let backward = PLANS.plan(device, (Direction::Backward, problem), describe)?;
-        Some(Self { problem, scale, forward, backward })
-    }
-
-    /// Attends, and records it.
-    pub(super) fn attention(self, inputs: [Tensor<4>; 3]) -> Tensor<4> {
-        apply(inputs.map(Erased::new), self)
+        Some(Self { problem, scale, plans: [forward, backward] })
     }
 
     /// Returns the output and the log-sum-exp of each query's scores, `[batch, heads, queries]`.
-    pub(super) fn run_forward(&self, [q, k, v]: &[CubeTensor; 3]) -> (CubeTensor, CubeTensor) {
+    pub(super) fn forward(&self, [q, k, v]: &[CubeTensor; 3]) -> (CubeTensor, CubeTensor) {
         let Problem { batch, heads, queries, head_dim, .. } = self.problem;
         let output = empty(q, [batch, queries, heads, head_dim], q.dtype);
         let log_totals = empty(q, [batch, heads, queries], DType::F32);
@@ -151,12 +143,12 @@ impl CudnnAttention {
             (graph::OUTPUT, &output),
             (graph::LOG_TOTALS, &log_totals),
         ];
-        queue(&self.forward, &tensors, vec![(graph::SCALE, self.scale)]);
+        queue(&self.plans[0], &tensors, vec![(graph::SCALE, self.scale)]);
         (output, log_totals)
     }
 
     /// Returns the gradients of queries, keys and values.
-    pub(super) fn run_backward(
+    pub(super) fn backward(
         &self,
         [q, k, v]: &[CubeTensor; 3],
         output: &CubeTensor,
@@ -182,38 +174,7 @@ impl CudnnAttention {
             (graph::SUMS, &sums),
             (graph::DQ_SUM, &dq_sum),
         ];
-        queue(&self.backward, &tensors, vec![(graph::SCALE, self.scale)]);
+        queue(&self.plans[1], &tensors, vec![(graph::SCALE, self.scale)]);
         [dq, dk, dv]
-    }
-}
-
-fn open(tensor: Erased) -> CubeTensor {
-    into_contiguous(opened(tensor))
-}
-
-impl Kernel<3, Erased> for CudnnAttention {
-    /// The output, and the log-sum-exps.
-    type Saved = (Erased, Erased);
-
-    fn reads(&self, _needs: [bool; 3]) -> [bool; 3] {
-        [true; 3]
-    }
-
-    fn forward(&self, inputs: [Erased; 3], _needs: [bool; 3]) -> (Erased, Self::Saved) {
-        let (output, log_totals) = self.run_forward(&inputs.map(open));
-        let output = closed(output);
-        (output.clone(), (output, closed(log_totals)))
-    }
-
-    fn backward(
-        &self,
-        inputs: [Option<Erased>; 3],
-        (output, log_totals): Self::Saved,
-        grad: Erased,
-        _needs: [bool; 3],
-    ) -> [Option<Erased>; 3] {
-        let inputs = inputs.map(|x| open(x.expect("all inputs were kept")));
-        self.run_backward(&inputs, &open(output), &open(log_totals), &open(grad))
-            .map(|gradient| Some(closed(gradient)))
     }
 }
