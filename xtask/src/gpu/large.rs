@@ -1,13 +1,14 @@
 //! The parts about speed: the 1B model, its operations one by one, and blocks of several shapes and lengths.
 
 use std::fs;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
 use super::read::{last_object, longest_spans, peak_flops};
 use super::report::Ending;
 use super::run::first_line;
-use super::{Bench, Found, GpuArgs, not_run};
+use super::{Bench, Found, GpuArgs, file_name, not_run};
 
 /// Tokens of a step of the sweep, at every length.
 const TOKENS: usize = 32 * 1024;
@@ -21,7 +22,8 @@ const SHAPES: [(&str, &[&str]); 2] = [
 impl Bench {
     /// Times the large model, and the peer beside it.
     pub(super) fn large(&mut self, args: &GpuArgs) -> Result<(), String> {
-        let sets = self.large_sets(args);
+        let mut sets = vec![format!("training_parameters.global_batch_size={}", args.batch)];
+        sets.extend(self.peak_set());
         let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set.as_str()]).collect();
         let steps = args.steps.to_string();
         let timed = ["--config", "1b.toml", "--world-size", "1"];
@@ -48,11 +50,9 @@ impl Bench {
         Ok(())
     }
 
-    fn large_sets(&self, args: &GpuArgs) -> Vec<String> {
-        let mut sets = vec![format!("training_parameters.global_batch_size={}", args.batch)];
-        let peak = peak_flops(&self.report.machine);
-        sets.extend(peak.map(|flops| format!("metrics.peak_flops={flops:e}")));
-        sets
+    /// Returns the setting of the GPU's peak, if that is known.
+    fn peak_set(&self) -> Option<String> {
+        peak_flops(&self.report.machine).map(|flops| format!("metrics.peak_flops={flops:e}"))
     }
 
     /// Reports where the time of the large model went: its run has left a trace.
@@ -98,7 +98,6 @@ impl Bench {
     /// Times blocks of each shape at each length. What an earlier call into the same folder has found is not run again.
     pub(super) fn sweep(&mut self, args: &GpuArgs) -> Result<(), String> {
         let steps = args.steps.to_string();
-        let peak = self.large_sets(args);
         for (shape, sets) in SHAPES {
             for sequence in [2048, 4096, 8192, 16384, 32768] {
                 for recompute in ["none", "full"] {
@@ -115,7 +114,7 @@ impl Bench {
                         format!("device_parameters.activation_checkpointing={recompute}"),
                     ];
                     chosen.extend(sets.iter().map(|set| (*set).to_owned()));
-                    chosen.extend(peak.iter().skip(1).cloned());
+                    chosen.extend(self.peak_set());
                     let batch = (TOKENS / sequence).max(1);
                     chosen.push(format!("training_parameters.global_batch_size={batch}"));
                     let chosen: Vec<&str> =
@@ -136,13 +135,12 @@ impl Bench {
     }
 }
 
-fn file_name(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
-}
-
-/// Whether there is something to compare with.
+/// Whether there is something to compare with. To ask takes seconds.
 fn has_torch() -> bool {
-    first_line("python3", &["-c", "import torch; print(torch.__version__)"]).is_some()
+    static FOUND: LazyLock<bool> = LazyLock::new(|| {
+        first_line("python3", &["-c", "import torch; print(torch.__version__)"]).is_some()
+    });
+    *FOUND
 }
 
 /// Reads the times of operations, forward and backward.

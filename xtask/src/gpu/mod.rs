@@ -219,9 +219,7 @@ impl Bench {
             self.skip(name, "the time was over");
             return self.write();
         }
-        let file: String =
-            name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-        let log = self.folder.join(format!("{file}.log"));
+        let log = self.folder.join(format!("{}.log", file_name(name)));
         let limit = Duration::from_secs(limit).min(left);
         let mut entry = Entry {
             name: name.to_owned(),
@@ -270,6 +268,11 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// Returns a step's name as that of a file.
+fn file_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
 }
 
 fn not_run(name: &str, why: &str) -> Entry {
