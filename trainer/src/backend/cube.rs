@@ -19,7 +19,6 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Cube, TensorMetadata};
 use burn::tensor::{Int, Shape, Tensor};
 use burn_cubecl::CubeBackend;
-use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 /// One more handle of every buffer that was handed over, by which it stays as it is. Each goes at a
@@ -54,11 +53,10 @@ pub(crate) fn resolve_int<const D: usize>(tensor: Tensor<D, Int>) -> CubeTensor 
     client.resolve_tensor_int::<CubeBackend>(tensor)
 }
 
-/// Returns a value in another shape, copied only if its elements do not lie in one piece.
-pub(super) fn viewed(tensor: CubeTensor, shape: Shape) -> CubeTensor {
-    let tensor = into_contiguous(tensor);
+/// Returns a contiguous value in another shape of as many elements.
+pub(crate) fn shaped(tensor: CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
     let CubeTensor { client, device, handle, dtype, .. } = tensor;
-    CubeTensor::new_contiguous(client, device, shape, handle, dtype)
+    CubeTensor::new_contiguous(client, device, shape.into(), handle, dtype)
 }
 
 /// Enters a value into the queue of the calling thread.

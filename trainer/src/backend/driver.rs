@@ -9,7 +9,7 @@ use burn::backend::{DeviceHandle, StreamId};
 use burn_cubecl::CubeDevice;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::cuda::CudaRuntime;
-use cubecl::server::{Handle, ServerStorage};
+use cubecl::server::{BufferBinding, Handle, ServerStorage};
 use cubecl_server::runtime::Runtime;
 use cubecl_server::storage::{ComputeStorage, ManagedResource};
 use cubecl_server::stream::WriteScoped;
@@ -270,11 +270,7 @@ impl Runner {
     pub(crate) fn pin(&self, handles: Vec<Handle>) -> Result<(Vec<Pinned>, Event), String> {
         let stream = StreamId::current();
         let task = move |server: &mut Server| {
-            let pin = |handle: Handle| {
-                let resource = server.get_resource(handle.binding(), stream);
-                resource.map(|resource| Pinned { resource }).map_err(|error| error.to_string())
-            };
-            let pinned = handles.into_iter().map(pin).collect::<Result<Vec<_>, _>>()?;
+            let pinned = pinned(server, handles.into_iter().map(Handle::binding), stream)?;
             let event = Event::new()?;
             let stream = raw(server, stream).ok_or("the thread has no stream")?;
             // SAFETY: the server's streams live as long as the server, which runs this.
@@ -317,12 +313,7 @@ impl Runner {
         // while earlier work still waits here.
         let bindings: Vec<_> = handles.into_iter().map(Handle::binding).collect();
         self.handle.submit(move |server: &mut Server| {
-            let pin = |binding| {
-                let resource = server.get_resource(binding, stream);
-                resource.map(|resource| Pinned { resource }).map_err(|error| error.to_string())
-            };
-            let outcome = bindings.into_iter().map(pin).collect::<Result<Vec<_>, _>>();
-            let outcome = outcome.and_then(|pinned| {
+            let outcome = pinned(server, bindings.into_iter(), stream).and_then(|pinned| {
                 let spans: Vec<Span> = pinned.iter().map(Pinned::span).collect();
                 let stream = raw(server, stream).ok_or("the thread has no stream")?;
                 work(&spans, stream)
@@ -364,6 +355,19 @@ impl Runner {
             format!("the thread that feeds the GPU failed: {message}")
         })?
     }
+}
+
+/// Pins memory for work on a stream.
+fn pinned(
+    server: &mut Server,
+    bindings: impl Iterator<Item = BufferBinding>,
+    stream: StreamId,
+) -> Result<Vec<Pinned>, String> {
+    let pin = |binding| {
+        let resource = server.get_resource(binding, stream);
+        resource.map(|resource| Pinned { resource }).map_err(|error| error.to_string())
+    };
+    bindings.map(pin).collect()
 }
 
 /// Returns the stream behind a number, if something was queued or pinned under it.

@@ -12,6 +12,8 @@ use burn::backend::{
     GradientCheckpointingStrategy, TensorMetadata,
 };
 use burn::tensor::{Bytes, DType, Device, Gradients, Shape, Slice, Tensor, TensorData};
+#[cfg(feature = "cube")]
+use burn_cubecl::kernel::into_contiguous;
 
 /// A float tensor of any rank. Its methods are those of [`Tensor`] that do not depend on the rank.
 #[derive(Debug, Clone)]
@@ -157,8 +159,8 @@ impl Erased {
     pub(crate) fn viewed(self, shape: Vec<usize>) -> Self {
         #[cfg(feature = "cube")]
         if matches!(self.0.kind, DispatchTensorKind::Cube(_)) {
-            let tensor = super::cube::resolve(Cube::down(self));
-            return Cube::up(super::cube::adopt(super::cube::viewed(tensor, Shape::from(shape))));
+            let tensor = into_contiguous(super::cube::resolve(Cube::down(self)));
+            return Cube::up(super::cube::adopt(super::cube::shaped(tensor, shape)));
         }
         self.reshape(shape)
     }

@@ -16,7 +16,7 @@ pub(crate) mod driver;
 mod erased;
 
 #[cfg(feature = "cube")]
-pub(crate) use cube::resolve_int;
+pub(crate) use cube::{resolve_int, shaped};
 pub use erased::Erased;
 #[cfg(feature = "cube")]
 pub(crate) use erased::resolve;

@@ -46,7 +46,7 @@ impl fmt::Display for Implementation {
 pub struct ImplementationReport {
     /// Runs on the CPU, in `f32`; half-precision operands are widened around it.
     pub cpu_f32: Implementation,
-    /// Runs on every other backend, and for `f64`.
+    /// Runs on every other backend where that has no kernels of its own, and for `f64`.
     pub other: Implementation,
     /// Threads of the calling thread's pool.
     pub threads: usize,
@@ -120,7 +120,7 @@ pub struct UnavailableImplementation {
 /// Says whether a differentiable operation on these tensors runs its Flex kernel, around which half-precision operands are
 /// widened. Every other element type and backend takes the reference by definition.
 pub(crate) fn has_fused_kernel(device: &Device, dtypes: &[DType]) -> bool {
-    dtypes.iter().all(|dtype| *dtype == DType::F32 || is_half(*dtype)) && runs_kernels(device)
+    are_fused(dtypes) && runs_kernels(device)
 }
 
 /// Says whether plain arithmetic on these tensors, such as an optimizer's, runs its Flex kernel: in `f32` only.
@@ -134,27 +134,32 @@ pub(crate) fn has_kernel(device: &Device, dtypes: &[DType]) -> bool {
 /// device first.
 #[cfg(feature = "cube")]
 pub(crate) fn has_cube_kernel(device: &Device, dtypes: &[DType]) -> bool {
-    dtypes.iter().all(|dtype| *dtype == DType::F32 || is_half(*dtype))
-        && !REFERENCE_ONLY.get()
-        && matches!(
-            device.clone().inner().as_dispatch(),
-            DispatchDevice::Cube(burn_cubecl::CubeDevice::Cuda(_))
-        )
+    are_fused(dtypes) && runs_on_nvidia(device)
 }
 
 /// Returns whether products of these tensors go through cuBLASLt.
 #[cfg(feature = "cuda")]
 pub(crate) fn has_products(device: &Device, dtypes: &[DType]) -> bool {
-    dtypes.iter().all(|dtype| *dtype == DType::F32 || is_half(*dtype))
-        && !REFERENCE_ONLY.get()
-        && super::cuda::is_gpu(device)
-        && super::cuda::blas::is_present()
+    has_cube_kernel(device, dtypes) && super::cuda::blas::is_present()
 }
 
 /// Returns whether operations on a device may run kernels of an NVIDIA GPU, which NVRTC compiles.
 #[cfg(feature = "cuda")]
 pub(crate) fn has_gpu_kernels(device: &Device) -> bool {
-    !REFERENCE_ONLY.get() && super::cuda::is_gpu(device) && super::cuda::module::has_compiler()
+    runs_on_nvidia(device) && super::cuda::module::has_compiler()
+}
+
+/// Returns whether fused operations have kernels for these types.
+fn are_fused(dtypes: &[DType]) -> bool {
+    dtypes.iter().all(|dtype| *dtype == DType::F32 || is_half(*dtype))
+}
+
+#[cfg(feature = "cube")]
+fn runs_on_nvidia(device: &Device) -> bool {
+    let cuda = |device: &DispatchDevice| {
+        matches!(device, DispatchDevice::Cube(burn_cubecl::CubeDevice::Cuda(_)))
+    };
+    !REFERENCE_ONLY.get() && cuda(device.clone().inner().as_dispatch())
 }
 
 fn runs_kernels(device: &Device) -> bool {

@@ -24,7 +24,7 @@ use cubecl::server::CubeCountSelection;
 pub(crate) use burn_cubecl::kernel::into_contiguous as contiguous;
 pub(crate) use reduce::{Highest, Sum, combine};
 
-use crate::backend::{Erased, Settled, resolve, resolve_int};
+use crate::backend::{Erased, Settled, resolve, resolve_int, shaped};
 
 /// Bytes of the widest load.
 const LOAD: usize = 16;
@@ -92,12 +92,6 @@ pub(crate) fn opened_integers<const D: usize>(tensor: Tensor<D, Int>) -> CubeTen
     resolve_int(tensor.inner())
 }
 
-/// Returns a contiguous tensor in another shape of as many elements.
-pub(crate) fn shaped(tensor: CubeTensor, shape: impl Into<Shape>) -> CubeTensor {
-    let CubeTensor { client, device, handle, dtype, .. } = tensor;
-    CubeTensor::new_contiguous(client, device, shape.into(), handle, dtype)
-}
-
 /// Enters a tensor into the queue of the calling thread.
 pub(crate) fn closed(tensor: CubeTensor) -> Erased {
     Settled::Cube(tensor).adopt()
@@ -154,6 +148,6 @@ pub(crate) fn zeros(like: &CubeTensor, shape: impl Into<Shape>, dtype: DType) ->
     let zero = InputScalar::new(0.0, elem(dtype));
     // Rows of a matrix may be padded where the device chooses the layout; one row has no gaps.
     let row = Shape::new([shape.num_elements()]);
-    let row = full_device_dtype(client.clone(), row, device.clone(), zero, dtype);
-    CubeTensor::new_contiguous(client, device, shape, row.handle, dtype)
+    let row = full_device_dtype(client, row, device, zero, dtype);
+    shaped(row, shape)
 }

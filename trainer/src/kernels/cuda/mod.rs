@@ -16,19 +16,11 @@ pub(crate) mod cudnn;
 pub(crate) mod matrix;
 pub(crate) mod module;
 
-use burn::backend::DispatchDevice;
-use burn::tensor::Device;
-use burn_cubecl::CubeDevice;
 use burn_cubecl::tensor::CubeTensor;
 
 use module::{Argument, Launch, Program};
 
 use crate::backend::driver::{Runner, Span};
-
-/// Returns whether a device is an NVIDIA GPU.
-pub(crate) fn is_gpu(device: &Device) -> bool {
-    matches!(device.clone().inner().as_dispatch(), DispatchDevice::Cube(CubeDevice::Cuda(_)))
-}
 
 /// Queues a launch of a kernel that reads and writes tensors; addresses of the tensors are filled in, in their order,
 /// where `arguments` asks for them.

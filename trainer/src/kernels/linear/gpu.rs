@@ -2,8 +2,8 @@
 
 use burn::tensor::{DType, Tensor};
 
-use crate::backend::Erased;
-use crate::kernels::cube::{closed, opened, shaped};
+use crate::backend::{Erased, shaped};
+use crate::kernels::cube::{closed, opened};
 use crate::kernels::cuda::matrix::Matrix;
 use crate::kernels::fused::{Kernel, apply};
 
@@ -43,11 +43,7 @@ impl<const N: usize> Kernel<N, Erased> for GpuLinear {
     type Saved = ();
 
     fn reads(&self, needs: [bool; N]) -> [bool; N] {
-        std::array::from_fn(|i| match i {
-            0 => needs[1],
-            1 => needs[0],
-            _ => false,
-        })
+        super::read_inputs(needs)
     }
 
     fn weights(&self) -> [bool; N] {

@@ -73,6 +73,15 @@ fn reference<const D: usize>(
     y.reshape(shape)
 }
 
+/// Says which inputs backward reads: the input serves the weight's gradient and the weight serves the input's.
+fn read_inputs<const N: usize>(needs: [bool; N]) -> [bool; N] {
+    std::array::from_fn(|i| match i {
+        0 => needs[1],
+        1 => needs[0],
+        _ => false,
+    })
+}
+
 /// Product by a weight, with a bias as third input.
 #[derive(Debug, Clone, Copy)]
 struct LinearKernel;
@@ -81,12 +90,7 @@ impl<const N: usize> Kernel<N> for LinearKernel {
     type Saved = ();
 
     fn reads(&self, needs: [bool; N]) -> [bool; N] {
-        // The input serves the weight's gradient and the weight serves the input's.
-        std::array::from_fn(|i| match i {
-            0 => needs[1],
-            1 => needs[0],
-            _ => false,
-        })
+        read_inputs(needs)
     }
 
     fn weights(&self) -> [bool; N] {
